@@ -1,0 +1,82 @@
+use crate::header;
+use crate::header::Str;
+use crate::body::{DataVersion, RegisterBrokerBody};
+
+header! {
+    /// Header of REGISTER_BROKER 103.
+    pub struct RegisterBrokerHeader<'b> {
+        /// The broker group's name.
+        pub broker_name: Str<'b> = "brokerName",
+        /// Where clients reach it, `ip:port`.
+        pub broker_addr: Str<'b> = "brokerAddr",
+        /// Its cluster.
+        pub cluster: Str<'b> = "clusterName",
+        /// Where replicas reach it.
+        pub ha_addr: Str<'b> = "haServerAddr",
+        /// 0 is the master.
+        pub broker_id: i64 = "brokerId",
+        /// 5.x: forget the broker after so long, milliseconds.
+        pub timeout_ms: Option<i64> = "heartbeatTimeoutMillis",
+        /// 5.x.
+        pub enable_acting_master: Option<bool> = "enableActingMaster",
+        /// Form of the body.
+        pub compressed: bool = "compressed",
+        /// CRC of the body; 0 is not checked.
+        pub body_crc: Option<i32> = "bodyCrc32",
+    }
+}
+
+/// REGISTER_BROKER 103.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegisterBroker<'b> {
+    /// What the header says.
+    pub header: RegisterBrokerHeader<'b>,
+    /// What the broker serves.
+    pub body: Box<RegisterBrokerBody>,
+}
+
+header! {
+    /// UNREGISTER_BROKER 104.
+    pub struct UnregisterBroker<'b> {
+        /// The broker group's name.
+        pub broker_name: Str<'b> = "brokerName",
+        /// Its address.
+        pub broker_addr: Str<'b> = "brokerAddr",
+        /// Its cluster.
+        pub cluster: Str<'b> = "clusterName",
+        /// 0 is the master.
+        pub broker_id: i64 = "brokerId",
+    }
+}
+header! {
+    /// GET_ROUTEINFO_BY_TOPIC 105.
+    pub struct RouteInfo<'b> {
+        /// The topic.
+        pub topic: Str<'b> = "topic",
+        /// Quoted map keys, please (5.x).
+        pub standard_json: Option<bool> = "acceptStandardJsonOnly",
+    }
+}
+header! {
+    /// Header of QUERY_DATA_VERSION 322.
+    pub struct QueryDataVersionHeader<'b> {
+        /// The broker group's name.
+        pub broker_name: Str<'b> = "brokerName",
+        /// Its address.
+        pub broker_addr: Str<'b> = "brokerAddr",
+        /// Its cluster.
+        pub cluster: Str<'b> = "clusterName",
+        /// 0 is the master.
+        pub broker_id: i64 = "brokerId",
+    }
+}
+
+/// QUERY_DATA_VERSION 322.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueryDataVersion<'b> {
+    /// What the header says.
+    pub header: QueryDataVersionHeader<'b>,
+    /// The version that the broker has; `None` when the body is empty.
+    pub version: Option<DataVersion>,
+}
+

@@ -1,0 +1,63 @@
+//! Deliberate mistakes, to see that the checks bite.
+//!
+//! `if planted!("ack-before-flush") { … }` is `if false` unless the feature `planted` is on, which no shipped build has.
+//! In a test build one mistake at a time is chosen at run time, for the whole process, with [`arm`].
+
+/// Every planted bug, with what it does and the checker that must find it.
+pub const BUGS: &[(&str, &str)] = &[
+    ("ack-before-flush", "answers SEND_OK before the sync it promises has happened"),
+    ("torn-tail-kept", "recovery cuts a torn tail but leaves its bytes, so that a record behind it can come back to life"),
+    ("index-ahead-of-log", "the durable queue index may name records that the log has not synced"),
+    ("directory-not-synced", "a new segment is used without syncing the directory that names it"),
+    ("offsets-restart-after-retention", "a queue emptied by retention starts again at offset 0 after a restart"),
+    ("reply-to-wrong-request", "two replies that wait for the same flush are swapped"),
+    ("stale-unregister-wins", "a late unregistration removes a fresh registration"),
+    ("batch-cut-in-the-middle", "recovery keeps the first messages of a batch whose end is torn"),
+];
+
+#[cfg(feature = "planted")]
+mod armed {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Index into `BUGS` plus one; zero is none.
+    static ARMED: AtomicUsize = AtomicUsize::new(0);
+
+    /// Switches `bug` on for the whole process, or every bug off with `None`. False: there is no bug of that name.
+    pub fn arm(bug: Option<&str>) -> bool {
+        let index = match bug {
+            None => 0,
+            Some(name) => match super::BUGS.iter().position(|(n, _)| *n == name) {
+                None => return false,
+                Some(index) => index + 1,
+            },
+        };
+        ARMED.store(index, Ordering::Relaxed);
+        true
+    }
+
+    /// Whether `bug` is the one that is switched on.
+    pub fn is_armed(bug: &str) -> bool {
+        match ARMED.load(Ordering::Relaxed) {
+            0 => false,
+            index => super::BUGS[index - 1].0 == bug,
+        }
+    }
+}
+
+#[cfg(feature = "planted")]
+pub use armed::{arm, is_armed};
+
+/// In a shipped build no bug is ever armed; the branch that asks is compiled away.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub const fn is_armed(_bug: &str) -> bool {
+    false
+}
+
+/// Whether the named deliberate mistake is switched on; `false` and free of cost in every shipped build.
+#[macro_export]
+macro_rules! planted {
+    ($bug:literal) => {
+        $crate::planted::is_armed($bug)
+    };
+}
