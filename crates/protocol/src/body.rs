@@ -1,9 +1,12 @@
 //! Bodies that are JSON. Names and defaults are RocketMQ's; unknown fields are ignored, as fastjson ignores them.
 
 use crate::header::Str;
+use crate::json;
 use crate::message::tag_hash;
+use flate2::read::ZlibDecoder;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::Read;
 
 /// Version of a table. Source: RocketMQ `DataVersion`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,9 +115,14 @@ impl Default for SubscriptionGroup {
 #[expect(missing_docs, reason = "the names are RocketMQ's")]
 pub struct Subscription {
     pub class_filter_mode: bool,
+    // C++ clients write these two as text.
+    #[serde(deserialize_with = "json::numbers")]
     pub code_set: Vec<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expression_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sub_string: Option<String>,
+    #[serde(deserialize_with = "json::number")]
     pub sub_version: i64,
     pub tags_set: Vec<String>,
     pub topic: String,
@@ -171,9 +179,12 @@ pub struct Heartbeat {
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the names are RocketMQ's")]
 pub struct ConsumerData {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub consume_from_where: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub consume_type: Option<String>,
     pub group_name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub message_model: Option<String>,
     pub subscription_data_set: Vec<Subscription>,
     pub unit_mode: bool,
@@ -194,6 +205,7 @@ pub struct ProducerData {
 pub struct CheckClientConfig {
     pub client_id: String,
     pub group: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     pub subscription_data: Subscription,
 }
@@ -221,8 +233,92 @@ pub struct TopicTable {
 impl RegisterBrokerBody {
     /// Reads the plain or the compressed form. Source: RocketMQ `RegisterBrokerBody.decode`.
     pub fn read(body: &[u8], compressed: bool, version: i32) -> Result<Self, String> {
-        let _ = (body, compressed, version);
-        todo!()
+        if body.is_empty() {
+            return Ok(Self::default());
+        }
+        if compressed {
+            return Self::inflate(body, version);
+        }
+        if version < HAS_REGISTER_BODY {
+            let topic_config_serialize_wrapper = json::parse(body).map_err(|error| error.to_string())?;
+            return Ok(Self { topic_config_serialize_wrapper, ..Self::default() });
+        }
+        json::parse(body).map_err(|error| error.to_string())
+    }
+
+    /// ```text
+    ///  len: u32, DataVersion │ topics: u32 │ topics × (len: u32, topic) │ len: u32, filter servers │ …
+    /// ```
+    /// Static topics follow from 5.0 on; we have none.
+    fn inflate(body: &[u8], version: i32) -> Result<Self, String> {
+        let mut bytes = Vec::new();
+        ZlibDecoder::new(body)
+            .take(INFLATED_MAX + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| format!("it is no zlib stream: {error}"))?;
+        if bytes.len() as u64 > INFLATED_MAX {
+            return Err(format!("inflated it has more than {INFLATED_MAX} bytes"));
+        }
+        let mut rest = &bytes[..];
+        let mut read = Self::default();
+        let table = &mut read.topic_config_serialize_wrapper;
+        table.data_version = json::parse(part(&mut rest)?).map_err(|error| error.to_string())?;
+        for _ in 0..number(&mut rest)? {
+            let topic = TopicConfig::from_line(part(&mut rest)?)?;
+            table.topic_config_table.insert(topic.topic_name.clone(), topic);
+        }
+        read.filter_server_list = json::parse(part(&mut rest)?).map_err(|error| error.to_string())?;
+        if version >= HAS_QUEUE_MAPPINGS {
+            for _ in 0..number(&mut rest)? {
+                part(&mut rest)?;
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// First version whose plain body is a whole [`RegisterBrokerBody`]; before it is the topic table alone.
+const HAS_REGISTER_BODY: i32 = 37;
+/// First version whose compressed body ends in static topics.
+const HAS_QUEUE_MAPPINGS: i32 = 413;
+/// Most bytes of a compressed body when inflated; 100,000 topics have a tenth of it.
+const INFLATED_MAX: u64 = 64 * 1024 * 1024;
+
+fn number(rest: &mut &[u8]) -> Result<u32, String> {
+    let (number, behind) = rest.split_first_chunk().ok_or("it ends inside a number")?;
+    *rest = behind;
+    Ok(u32::from_be_bytes(*number))
+}
+
+fn part<'b>(rest: &mut &'b [u8]) -> Result<&'b [u8], String> {
+    let len = number(rest)?;
+    let left = rest.len();
+    let (part, behind) =
+        rest.split_at_checked(len as usize).ok_or_else(|| format!("a part has {len} bytes where {left} are left"))?;
+    *rest = behind;
+    Ok(part)
+}
+
+impl TopicConfig {
+    /// From the line that a compressed registration holds: name, read queues, write queues, permissions, filter type,
+    /// attributes, separated by single spaces. Source: RocketMQ `TopicConfig.decode`.
+    fn from_line(line: &[u8]) -> Result<Self, String> {
+        let line = std::str::from_utf8(line).map_err(|error| format!("a topic is no text: {error}"))?;
+        let bad = || format!("{:?} is no topic line", line.chars().take(200).collect::<String>());
+        let mut words = line.splitn(6, ' ');
+        let mut word = || words.next().ok_or_else(bad);
+        let mut topic = Self {
+            topic_name: word()?.to_owned(),
+            read_queue_nums: word()?.parse().map_err(|_| bad())?,
+            write_queue_nums: word()?.parse().map_err(|_| bad())?,
+            perm: word()?.parse().map_err(|_| bad())?,
+            topic_filter_type: word()?.to_owned(),
+            ..Self::default()
+        };
+        if let Some(attributes) = words.next().filter(|text| !text.trim().is_empty()) {
+            topic.attributes = json::parse(attributes.as_bytes()).map_err(|error| error.to_string())?;
+        }
+        Ok(topic)
     }
 }
 
@@ -287,3 +383,6 @@ pub struct TopicList {
 pub fn filter_of(expression: Option<&Str<'_>>) -> TagFilter {
     expression.map_or_else(TagFilter::all, |text| TagFilter::parse(text))
 }
+
+#[cfg(test)]
+mod tests;

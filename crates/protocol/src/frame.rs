@@ -6,14 +6,22 @@
 //! ```
 //! `total` counts everything behind itself. Form 0 is a JSON header, 1 the binary one. All integers are big-endian.
 
-use crate::header::{Fields, Str};
+use crate::header::{FieldSink, Fields, Str};
 use crate::seam::Conn;
 use crate::{Request, Response};
+
+mod binary;
+mod scan;
+mod text;
 
 /// `version` that we answer with: RocketMQ 5.3.3, so that clients may use what a 5.3 broker offers.
 pub const VERSION: i32 = 479;
 /// Largest frame RocketMQ accepts, counting the length field.
 pub const FRAME_MAX: usize = 16 * 1024 * 1024;
+/// Most header fields that are read. The largest header of RocketMQ has about 20.
+pub const FIELDS_MAX: usize = 1024;
+/// Bytes of the three lengths and the form, before the header.
+const LEAD: usize = 8;
 /// Bit of `flag`: this frame is a response.
 pub const FLAG_RESPONSE: i32 = 1;
 /// Bit of `flag`: no response is wanted.
@@ -65,6 +73,40 @@ pub enum Language {
     Oms = 11,
     Rust = 12,
     NodeJs = 13,
+}
+
+impl Language {
+    const ALL: [(Self, &'static str); 14] = [
+        (Self::Java, "JAVA"),
+        (Self::Cpp, "CPP"),
+        (Self::Dotnet, "DOTNET"),
+        (Self::Python, "PYTHON"),
+        (Self::Delphi, "DELPHI"),
+        (Self::Erlang, "ERLANG"),
+        (Self::Ruby, "RUBY"),
+        (Self::Other, "OTHER"),
+        (Self::Http, "HTTP"),
+        (Self::Go, "GO"),
+        (Self::Php, "PHP"),
+        (Self::Oms, "OMS"),
+        (Self::Rust, "RUST"),
+        (Self::NodeJs, "NODE_JS"),
+    ];
+
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    /// By the name in a JSON header; one that we do not know is `Other`.
+    pub fn from_name(name: &str) -> Self {
+        Self::ALL.iter().find(|(_, known)| *known == name).map_or(Self::Other, |(language, _)| *language)
+    }
+
+    /// By the number in a binary header; one that we do not know is `Other`.
+    pub fn from_wire(code: u8) -> Self {
+        Self::ALL.get(usize::from(code)).map_or(Self::Other, |(language, _)| *language)
+    }
 }
 
 /// Why bytes are not a frame. Every variant means that the connection cannot go on, unless it says otherwise.
@@ -133,7 +175,22 @@ pub struct Frame<'b> {
     pub body: &'b [u8],
 }
 
-impl Frame<'_> {
+impl<'b> Frame<'b> {
+    /// What holds for everything that a header does not say.
+    fn blank(form: Form, body: &'b [u8]) -> Self {
+        Self {
+            form,
+            code: 0,
+            language: Language::Java,
+            version: 0,
+            opaque: 0,
+            flag: 0,
+            remark: None,
+            fields: Fields::new(),
+            body,
+        }
+    }
+
     /// Whether it answers something.
     pub fn is_response(&self) -> bool {
         self.flag & FLAG_RESPONSE != 0
@@ -155,24 +212,101 @@ impl Frame<'_> {
 /// Cuts the first frame off `bytes`; `None` when it is not complete yet. Allocates nothing; an illegal length is found
 /// as soon as its four bytes are there. `max` counts the whole frame.
 pub fn cut(bytes: &[u8], max: usize) -> Result<Option<RawFrame<'_>>, FrameError> {
-    let _ = (bytes, max);
-    todo!()
+    let Some((total, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
+    let total = i32::from_be_bytes(*total);
+    let behind = usize::try_from(total).ok().filter(|behind| *behind >= 4).ok_or(FrameError::Short(total))?;
+    let size = 4 + behind;
+    if size > max {
+        return Err(FrameError::TooLarge { len: size as u64, max });
+    }
+    let Some(([form, h2, h1, h0], rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+    let form = match form {
+        0 => Form::Json,
+        1 => Form::Binary,
+        other => return Err(FrameError::Form(*other)),
+    };
+    let header = u32::from_be_bytes([0, *h2, *h1, *h0]) as usize;
+    let room = behind - 4;
+    if header > room {
+        return Err(FrameError::HeaderTooLong { header, room });
+    }
+    Ok(rest.get(..room).map(|inner| {
+        let (header, body) = inner.split_at(header);
+        RawFrame { form, header, body, size }
+    }))
 }
 
 /// Reads the header of a frame: the single-pass scanner for JSON as clients write it, serde_json for all other JSON.
 pub fn read<'b>(raw: &RawFrame<'b>) -> Result<Frame<'b>, FrameError> {
-    let _ = raw;
-    todo!()
+    match raw.form {
+        Form::Json => scan::read(raw).map_or_else(|| text::read(raw), Ok),
+        Form::Binary => binary::read(raw),
+    }
 }
 
 /// Appends the head (length, header) of the frame that answers `to`. The body's pieces follow it on the wire as they are.
 pub fn write_response_head(out: &mut Vec<u8>, to: &Caller, response: &Response) {
-    let _ = (out, to, response);
-    todo!()
+    let head = Head { code: response.code, opaque: to.opaque, flag: FLAG_RESPONSE, remark: response.remark.as_deref() };
+    let start = begin(out, to.form, &head, |fields| response.header.write(fields));
+    finish(out, start, response.body.iter().map(bytes::Bytes::len).sum());
 }
 
 /// Appends a whole request frame, body included.
 pub fn write_request(out: &mut Vec<u8>, opaque: i32, form: Form, oneway: bool, request: &Request<'_>) {
-    let _ = (out, opaque, form, oneway, request);
-    todo!()
+    let flag = if oneway { FLAG_ONEWAY } else { 0 };
+    let head = Head { code: request.code(), opaque, flag, remark: None };
+    let start = begin(out, form, &head, |fields| request.write_fields(fields));
+    request.write_body(out);
+    finish(out, start, 0);
+}
+
+/// What a header says besides its fields. Language and version are always ours.
+struct Head<'h> {
+    code: i32,
+    opaque: i32,
+    flag: i32,
+    remark: Option<&'h str>,
+}
+
+/// Takes the fields of either form: both are appended to a buffer.
+enum Sink<'o> {
+    Text(text::Sink<'o>),
+    Binary(binary::Sink<'o>),
+}
+
+impl FieldSink for Sink<'_> {
+    fn text(&mut self, name: &str, value: &str) {
+        match self {
+            Self::Text(sink) => sink.text(name, value),
+            Self::Binary(sink) => sink.text(name, value),
+        }
+    }
+
+    fn number(&mut self, name: &str, value: i64) {
+        match self {
+            Self::Text(sink) => sink.number(name, value),
+            Self::Binary(sink) => sink.number(name, value),
+        }
+    }
+}
+
+/// Appends room for the lengths, and the header. Answers where the frame begins.
+fn begin(out: &mut Vec<u8>, form: Form, head: &Head<'_>, fields: impl FnOnce(&mut Sink<'_>)) -> usize {
+    let start = out.len();
+    out.extend_from_slice(&[0; LEAD]);
+    match form {
+        Form::Json => text::write(out, head, |sink| fields(&mut Sink::Text(sink))),
+        Form::Binary => binary::write(out, head, |sink| fields(&mut Sink::Binary(sink))),
+    }
+    let header = out.len() - start - LEAD;
+    assert!(header < 1 << 24, "a header we write fits its 24-bit length: {header} bytes");
+    let lead = u32::try_from(header).expect("less than 2^24") | u32::from(form == Form::Binary) << 24;
+    out[start + 4..start + LEAD].copy_from_slice(&lead.to_be_bytes());
+    start
+}
+
+/// Sets the length of the frame that begins at `start` and goes on with `follows` bytes that are not in `out`.
+fn finish(out: &mut [u8], start: usize, follows: usize) {
+    let total = i32::try_from(out.len() - start - 4 + follows).expect("a frame we write is smaller than 2 GiB");
+    out[start..start + 4].copy_from_slice(&total.to_be_bytes());
 }

@@ -1,7 +1,7 @@
 //! Responses. Source: RocketMQ `ResponseCode` and the response header classes of `remoting`.
 
-use crate::header::{Field, FieldSink, Fields, HeaderError};
-use crate::message::UniqKey;
+use crate::header::{Field, FieldSink, Fields, HeaderError, Str, read_field};
+use crate::message::{IdText, UniqKey, id_text, push_offset_msg_id};
 use crate::{LogOffset, QueueOffset};
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -38,8 +38,30 @@ pub enum ResponseCode {
 impl ResponseCode {
     /// The code for a number from the wire; `None` for one that we never send.
     pub fn from_wire(code: i32) -> Option<Self> {
-        let _ = code;
-        todo!()
+        [
+            Self::Success,
+            Self::SystemError,
+            Self::SystemBusy,
+            Self::RequestCodeNotSupported,
+            Self::FlushDiskTimeout,
+            Self::SlaveNotAvailable,
+            Self::FlushSlaveTimeout,
+            Self::MessageIllegal,
+            Self::ServiceNotAvailable,
+            Self::NoPermission,
+            Self::TopicNotExist,
+            Self::PullNotFound,
+            Self::PullRetryImmediately,
+            Self::PullOffsetMoved,
+            Self::QueryNotFound,
+            Self::SubscriptionParseFailed,
+            Self::SubscriptionNotExist,
+            Self::SubscriptionNotLatest,
+            Self::SubscriptionGroupNotExist,
+            Self::InvalidParameter,
+        ]
+        .into_iter()
+        .find(|known| *known as i32 == code)
     }
 }
 
@@ -144,22 +166,93 @@ impl Response {
 
     /// Reads one field of a received response.
     pub fn field<'s, T: Field<'s>>(&'s self, name: &'static str) -> Result<T, HeaderError> {
-        let _ = name;
-        todo!()
+        let text = match &self.header {
+            // Of several the last holds, as everywhere.
+            ResponseHeader::Fields(fields) => {
+                fields.iter().rev().find(|(known, _)| known == name).map(|(_, value)| Str::Borrowed(value.as_str()))
+            }
+            header => {
+                let mut wanted = Wanted { name, value: None };
+                header.write(&mut wanted);
+                wanted.value.map(Str::Owned)
+            }
+        };
+        match text {
+            Some(text) => read_field(name, &text),
+            None => T::absent().ok_or(HeaderError::Missing(name)),
+        }
     }
 
     /// A received response, with all fields it came with.
     pub fn read(frame: &crate::frame::Frame<'_>) -> Self {
-        let _ = frame;
-        todo!()
+        let mut response = Self {
+            code: frame.code,
+            remark: frame.remark.as_ref().map(|remark| Cow::Owned(remark.to_string())),
+            header: ResponseHeader::Fields(owned(&frame.fields)),
+            body: Body::new(),
+        };
+        if !frame.body.is_empty() {
+            response.body.push(Bytes::copy_from_slice(frame.body));
+        }
+        response
     }
 }
 
 impl ResponseHeader {
     /// Writes the fields.
     pub fn write(&self, sink: &mut impl FieldSink) {
-        let _ = sink;
-        todo!()
+        match self {
+            Self::Empty => {}
+            Self::Send(send) => send.write(sink),
+            Self::Pull(pull) => {
+                sink.number("suggestWhichBrokerId", pull.suggest_broker);
+                sink.number("nextBeginOffset", pull.next.wire());
+                sink.number("minOffset", pull.min.wire());
+                sink.number("maxOffset", pull.max.wire());
+            }
+            Self::Offset(offset) => sink.number("offset", *offset),
+            Self::Timestamp(timestamp) => sink.number("timestamp", *timestamp),
+            Self::Fields(fields) => fields.iter().for_each(|(name, value)| sink.text(name, value)),
+        }
+    }
+}
+
+impl SendReply {
+    fn write(&self, sink: &mut impl FieldSink) {
+        let mut id = IdText::new();
+        for (item, at) in self.positions.iter().enumerate() {
+            if item > 0 {
+                id.push(b',');
+            }
+            push_offset_msg_id(&mut id, self.store_host, *at);
+        }
+        sink.text("msgId", id_text(&id));
+        sink.number("queueId", i64::from(self.queue_id));
+        sink.number("queueOffset", self.queue_offset.wire());
+        sink.text("transactionId", self.transaction_id.as_str());
+        sink.text("MSG_REGION", &self.region);
+        // Go does not trace when this is missing, Java does.
+        sink.text("TRACE_ON", "true");
+    }
+}
+
+/// Keeps the one field that is asked for.
+struct Wanted {
+    name: &'static str,
+    value: Option<String>,
+}
+
+impl FieldSink for Wanted {
+    fn text(&mut self, name: &str, value: &str) {
+        if name == self.name {
+            self.value = Some(value.to_owned());
+        }
+    }
+
+    fn number(&mut self, name: &str, value: i64) {
+        if name == self.name {
+            self.value = Some(value.to_string());
+        }
     }
 }
 

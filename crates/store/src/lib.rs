@@ -1,1 +1,36 @@
-//! stub
+//! # keepmq-store: the log is the truth
+//!
+//! Floor 1: everything between an accepted message and the bytes of a file, over a [`Disk`] that is real in production and
+//! lying in the simulator. Synchronous and passive: nothing here runs by itself.
+//!
+//! The nouns: a [`Store`] is owned by the broker core. It appends records into an open buffer, and hands out sealed bytes as
+//! [`Job`]s. Whoever drives the core runs a job over the [`Files`] and brings back [`JobDone`]; only then do the marks move:
+//!
+//! ```text
+//!   append ──▶ open buffer ──seal──▶ Job ──run: write, sync──▶ JobDone ──▶ written, synced ──▶ commit ──▶ visible
+//! ```
+//! A [`LogReader`] reads what is committed, from any thread. Queues, snapshots and Java's files are derived from the log and
+//! can be made again by reading it.
+//!
+//! Deliberately absent: threads, timers, retries. The first failed write or sync is final.
+#![forbid(unsafe_code)]
+
+mod store;
+pub use store::{AppendError, Appended, Flush, OpenError, QueueView, Recovered, Store, StoreConfig, StoreState};
+
+mod disk;
+pub use disk::{Disk, File};
+
+mod job;
+pub use job::{Files, Job, JobDone, JobError, Lane};
+
+mod log;
+
+mod queues;
+pub use queues::{Limits, Selection};
+
+mod reader;
+pub use reader::{LogReader, ReadError, ReadPlan, Served};
+
+mod meta;
+pub use meta::{MetaError, MetaRecord, OffsetCommit, QueueEnd};

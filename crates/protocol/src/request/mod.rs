@@ -14,10 +14,13 @@ pub use pull::{Pull, PullFlags};
 pub use route::{QueryDataVersion, QueryDataVersionHeader, RegisterBroker, RegisterBrokerHeader, RouteInfo, UnregisterBroker};
 pub use send::{Send, SendHeader, SendVia};
 
-use crate::ResponseCode;
+use crate::{Response, ResponseCode};
 use crate::body::{CheckClientConfig, Heartbeat, SubscriptionGroup};
 use crate::frame::Frame;
 use crate::header::{FieldSink, HeaderError};
+use crate::json;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// What a peer asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,29 +103,200 @@ pub struct Refusal {
     pub remark: String,
 }
 
+/// The codes. Source: RocketMQ `RequestCode`.
+mod code {
+    pub(super) const SEND: i32 = 10;
+    pub(super) const PULL: i32 = 11;
+    pub(super) const QUERY_OFFSET: i32 = 14;
+    pub(super) const UPDATE_OFFSET: i32 = 15;
+    pub(super) const CREATE_TOPIC: i32 = 17;
+    pub(super) const ALL_TOPICS: i32 = 21;
+    pub(super) const BROKER_CONFIG: i32 = 26;
+    pub(super) const RUNTIME_INFO: i32 = 28;
+    pub(super) const SEARCH_OFFSET: i32 = 29;
+    pub(super) const MAX_OFFSET: i32 = 30;
+    pub(super) const MIN_OFFSET: i32 = 31;
+    pub(super) const EARLIEST_TIME: i32 = 32;
+    pub(super) const VIEW_MESSAGE: i32 = 33;
+    pub(super) const HEARTBEAT: i32 = 34;
+    pub(super) const UNREGISTER: i32 = 35;
+    pub(super) const CONSUMER_LIST: i32 = 38;
+    pub(super) const CONSUMERS_CHANGED: i32 = 40;
+    pub(super) const CHECK_CLIENT_CONFIG: i32 = 46;
+    pub(super) const REGISTER_BROKER: i32 = 103;
+    pub(super) const UNREGISTER_BROKER: i32 = 104;
+    pub(super) const ROUTE_INFO: i32 = 105;
+    pub(super) const CLUSTER_INFO: i32 = 106;
+    pub(super) const CREATE_GROUP: i32 = 200;
+    pub(super) const ALL_GROUPS: i32 = 201;
+    pub(super) const TOPIC_STATS: i32 = 202;
+    pub(super) const TOPIC_LIST: i32 = 206;
+    pub(super) const DELETE_GROUP: i32 = 207;
+    pub(super) const GROUP_STATS: i32 = 208;
+    pub(super) const DELETE_TOPIC: i32 = 215;
+    pub(super) const DELETE_TOPIC_ROUTE: i32 = 216;
+    pub(super) const SEND_V2: i32 = 310;
+    pub(super) const SEND_BATCH: i32 = 320;
+    pub(super) const QUERY_DATA_VERSION: i32 = 322;
+}
+
 impl<'b> Request<'b> {
     /// Reads the request that a frame carries. Any code is a request; one that we do not know is `Unsupported`.
     pub fn read(frame: &Frame<'b>) -> Result<Self, Refusal> {
-        let _ = frame;
-        todo!()
+        let fields = &frame.fields;
+        Ok(match frame.code {
+            code::SEND => Self::Send(Send::read(SendVia::V1, fields, frame.body)?),
+            code::SEND_V2 => Self::Send(Send::read(SendVia::V2, fields, frame.body)?),
+            code::SEND_BATCH => Self::Send(Send::read(SendVia::Batch, fields, frame.body)?),
+            code::PULL => Self::Pull(Pull::read(fields)?),
+            code::QUERY_OFFSET => Self::QueryOffset(QueryOffset::read(fields)?),
+            code::UPDATE_OFFSET => Self::UpdateOffset(UpdateOffset::read(fields)?),
+            code::SEARCH_OFFSET => Self::SearchOffset(SearchOffset::read(fields)?),
+            code::MAX_OFFSET => Self::MaxOffset(MaxOffset::read(fields)?),
+            code::MIN_OFFSET => Self::MinOffset(MinOffset::read(fields)?),
+            code::EARLIEST_TIME => Self::EarliestTime(EarliestTime::read(fields)?),
+            code::VIEW_MESSAGE => Self::ViewMessage(ViewMessage::read(fields)?),
+            code::HEARTBEAT => Self::Heartbeat(body("HEART_BEAT", frame)?),
+            code::UNREGISTER => Self::Unregister(Unregister::read(fields)?),
+            code::CHECK_CLIENT_CONFIG => Self::CheckClientConfig(body("CHECK_CLIENT_CONFIG", frame)?),
+            code::CONSUMER_LIST => Self::ConsumerList(ConsumerList::read(fields)?),
+            code::CONSUMERS_CHANGED => Self::ConsumersChanged(ConsumersChanged::read(fields)?),
+            code::CREATE_TOPIC => Self::CreateTopic(CreateTopic::read(fields)?),
+            code::DELETE_TOPIC => Self::DeleteTopic(DeleteTopic::read(fields)?),
+            code::DELETE_TOPIC_ROUTE => Self::DeleteTopicRoute(DeleteTopic::read(fields)?),
+            code::ALL_TOPICS => Self::AllTopics,
+            code::CREATE_GROUP => Self::CreateGroup(body("UPDATE_AND_CREATE_SUBSCRIPTIONGROUP", frame)?),
+            code::ALL_GROUPS => Self::AllGroups,
+            code::DELETE_GROUP => Self::DeleteGroup(DeleteGroup::read(fields)?),
+            code::TOPIC_STATS => Self::TopicStats(TopicStats::read(fields)?),
+            code::GROUP_STATS => Self::GroupStats(GroupStats::read(fields)?),
+            code::BROKER_CONFIG => Self::BrokerConfig,
+            code::RUNTIME_INFO => Self::RuntimeInfo,
+            code::REGISTER_BROKER => Self::RegisterBroker(RegisterBroker::read(frame)?),
+            code::UNREGISTER_BROKER => Self::UnregisterBroker(UnregisterBroker::read(fields)?),
+            code::ROUTE_INFO => Self::RouteInfo(RouteInfo::read(fields)?),
+            code::CLUSTER_INFO => Self::ClusterInfo,
+            code::TOPIC_LIST => Self::TopicList,
+            code::QUERY_DATA_VERSION => Self::QueryDataVersion(QueryDataVersion {
+                header: QueryDataVersionHeader::read(fields)?,
+                version: (!frame.body.is_empty()).then(|| body("QUERY_DATA_VERSION", frame)).transpose()?.map(|v| *v),
+            }),
+            code => Self::Unsupported { code },
+        })
     }
 
     /// The code on the wire.
     pub fn code(&self) -> i32 {
-        todo!()
+        match self {
+            Self::Send(send) => match send.via {
+                SendVia::V1 => code::SEND,
+                SendVia::V2 => code::SEND_V2,
+                SendVia::Batch => code::SEND_BATCH,
+            },
+            Self::Pull(_) => code::PULL,
+            Self::QueryOffset(_) => code::QUERY_OFFSET,
+            Self::UpdateOffset(_) => code::UPDATE_OFFSET,
+            Self::SearchOffset(_) => code::SEARCH_OFFSET,
+            Self::MaxOffset(_) => code::MAX_OFFSET,
+            Self::MinOffset(_) => code::MIN_OFFSET,
+            Self::EarliestTime(_) => code::EARLIEST_TIME,
+            Self::ViewMessage(_) => code::VIEW_MESSAGE,
+            Self::Heartbeat(_) => code::HEARTBEAT,
+            Self::Unregister(_) => code::UNREGISTER,
+            Self::CheckClientConfig(_) => code::CHECK_CLIENT_CONFIG,
+            Self::ConsumerList(_) => code::CONSUMER_LIST,
+            Self::ConsumersChanged(_) => code::CONSUMERS_CHANGED,
+            Self::CreateTopic(_) => code::CREATE_TOPIC,
+            Self::DeleteTopic(_) => code::DELETE_TOPIC,
+            Self::DeleteTopicRoute(_) => code::DELETE_TOPIC_ROUTE,
+            Self::AllTopics => code::ALL_TOPICS,
+            Self::CreateGroup(_) => code::CREATE_GROUP,
+            Self::AllGroups => code::ALL_GROUPS,
+            Self::DeleteGroup(_) => code::DELETE_GROUP,
+            Self::TopicStats(_) => code::TOPIC_STATS,
+            Self::GroupStats(_) => code::GROUP_STATS,
+            Self::BrokerConfig => code::BROKER_CONFIG,
+            Self::RuntimeInfo => code::RUNTIME_INFO,
+            Self::RegisterBroker(_) => code::REGISTER_BROKER,
+            Self::UnregisterBroker(_) => code::UNREGISTER_BROKER,
+            Self::RouteInfo(_) => code::ROUTE_INFO,
+            Self::ClusterInfo => code::CLUSTER_INFO,
+            Self::TopicList => code::TOPIC_LIST,
+            Self::QueryDataVersion(_) => code::QUERY_DATA_VERSION,
+            Self::Unsupported { code } => *code,
+        }
     }
 
     /// Writes the header fields.
     pub fn write_fields(&self, sink: &mut impl FieldSink) {
-        let _ = sink;
-        todo!()
+        match self {
+            Self::Send(send) if send.via == SendVia::V1 => send.header.write(sink),
+            Self::Send(send) => send.header.write_short(sink),
+            Self::Pull(header) => header.write(sink),
+            Self::QueryOffset(header) => header.write(sink),
+            Self::UpdateOffset(header) => header.write(sink),
+            Self::SearchOffset(header) => header.write(sink),
+            Self::MaxOffset(header) => header.write(sink),
+            Self::MinOffset(header) => header.write(sink),
+            Self::EarliestTime(header) => header.write(sink),
+            Self::ViewMessage(header) => header.write(sink),
+            Self::Unregister(header) => header.write(sink),
+            Self::ConsumerList(header) => header.write(sink),
+            Self::ConsumersChanged(header) => header.write(sink),
+            Self::CreateTopic(header) => header.write(sink),
+            Self::DeleteTopic(header) | Self::DeleteTopicRoute(header) => header.write(sink),
+            Self::DeleteGroup(header) => header.write(sink),
+            Self::TopicStats(header) => header.write(sink),
+            Self::GroupStats(header) => header.write(sink),
+            // We write the plain form, whichever the header was read with.
+            Self::RegisterBroker(register) => {
+                RegisterBrokerHeader { compressed: false, ..register.header.clone() }.write(sink);
+            }
+            Self::UnregisterBroker(header) => header.write(sink),
+            Self::RouteInfo(header) => header.write(sink),
+            Self::QueryDataVersion(query) => query.header.write(sink),
+            Self::Heartbeat(_)
+            | Self::CheckClientConfig(_)
+            | Self::AllTopics
+            | Self::CreateGroup(_)
+            | Self::AllGroups
+            | Self::BrokerConfig
+            | Self::RuntimeInfo
+            | Self::ClusterInfo
+            | Self::TopicList
+            | Self::Unsupported { .. } => {}
+        }
     }
 
     /// Appends the body.
     pub fn write_body(&self, out: &mut Vec<u8>) {
-        let _ = out;
-        todo!()
+        match self {
+            Self::Send(send) => out.extend_from_slice(send.body),
+            Self::Heartbeat(heartbeat) => write_json(out, heartbeat),
+            Self::CheckClientConfig(config) => write_json(out, config),
+            Self::CreateGroup(group) => write_json(out, group),
+            Self::RegisterBroker(register) => write_json(out, &register.body),
+            Self::QueryDataVersion(query) => {
+                if let Some(version) = &query.version {
+                    write_json(out, version);
+                }
+            }
+            _ => {}
+        }
     }
+}
+
+fn body<T: DeserializeOwned>(what: &str, frame: &Frame<'_>) -> Result<Box<T>, Refusal> {
+    json::parse(frame.body).map(Box::new).map_err(|error| unreadable(what, &error))
+}
+
+/// The refusal of a request whose body is not what it should be.
+fn unreadable(what: &str, error: &dyn std::fmt::Display) -> Refusal {
+    Refusal { code: ResponseCode::SystemError, remark: format!("the body of {what} cannot be read: {error}") }
+}
+
+fn write_json(out: &mut Vec<u8>, body: &impl Serialize) {
+    serde_json::to_writer(out, body).expect("a body has text as keys, and memory takes any bytes");
 }
 
 impl From<HeaderError> for Refusal {
@@ -131,3 +305,12 @@ impl From<HeaderError> for Refusal {
         Self { code: ResponseCode::SystemError, remark: error.to_string() }
     }
 }
+
+impl From<Refusal> for Response {
+    fn from(refusal: Refusal) -> Self {
+        Self::refuse(refusal.code, refusal.remark)
+    }
+}
+
+#[cfg(test)]
+mod tests;

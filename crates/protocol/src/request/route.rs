@@ -1,6 +1,10 @@
+use super::{Refusal, unreadable};
+use crate::ResponseCode;
+use crate::body::{DataVersion, RegisterBrokerBody};
+use crate::frame::Frame;
 use crate::header;
 use crate::header::Str;
-use crate::body::{DataVersion, RegisterBrokerBody};
+use crate::record::crc;
 
 header! {
     /// Header of REGISTER_BROKER 103.
@@ -33,6 +37,23 @@ pub struct RegisterBroker<'b> {
     pub header: RegisterBrokerHeader<'b>,
     /// What the broker serves.
     pub body: Box<RegisterBrokerBody>,
+}
+
+impl<'b> RegisterBroker<'b> {
+    /// Reads it, and checks the body's CRC when there is one.
+    pub(super) fn read(frame: &Frame<'b>) -> Result<Self, Refusal> {
+        let header = RegisterBrokerHeader::read(&frame.fields)?;
+        let says = header.body_crc.unwrap_or_default().cast_unsigned();
+        let computed = crc(frame.body);
+        if says != 0 && says != computed {
+            // Java's text, and what it leaves out.
+            let remark = format!("crc32 not match: the header says {says:#x}, the body gives {computed:#x}");
+            return Err(Refusal { code: ResponseCode::SystemError, remark });
+        }
+        let body = RegisterBrokerBody::read(frame.body, header.compressed, frame.version)
+            .map_err(|error| unreadable("REGISTER_BROKER", &error))?;
+        Ok(Self { header, body: Box::new(body) })
+    }
 }
 
 header! {

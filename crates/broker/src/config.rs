@@ -1,0 +1,58 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What the broker needs to know. Names in parentheses are RocketMQ's keys.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// `brokerClusterName`.
+    pub cluster: String,
+    /// `brokerName`.
+    pub name: String,
+    /// Where clients reach it (`brokerIP1`:`listenPort`).
+    pub address: SocketAddr,
+    /// `namesrvAddr`, split at `;`.
+    pub name_servers: Vec<String>,
+    /// `regionId`.
+    pub region: String,
+    /// `autoCreateTopicEnable`.
+    pub auto_create_topic: bool,
+    /// `autoCreateSubscriptionGroup`.
+    pub auto_create_group: bool,
+    /// Queues of `TBW102` (`defaultTopicQueueNums`).
+    pub default_topic_queues: u32,
+    /// Largest body (`maxMessageSize`).
+    pub max_message_bytes: usize,
+    /// A producer's `WAIT=false` may lower the wait (`allowClientRelax`).
+    pub allow_client_relax: bool,
+    /// `syncFlushTimeout`.
+    pub flush_timeout: Duration,
+    /// `registerNameServerPeriod`.
+    pub register_every: Duration,
+    /// `longPollingEnable`.
+    pub long_polling: bool,
+    /// A silent client is forgotten after so long (RocketMQ: 120 s).
+    pub client_timeout: Duration,
+    /// Most messages of one pull (`maxTransferCountOnMessageInMemory`).
+    pub pull_messages: u32,
+    /// Most bytes of one pull (`maxTransferBytesOnMessageInMemory`).
+    pub pull_bytes: u32,
+    /// Most pulls held at once.
+    pub max_parked: usize,
+    /// Most topics.
+    pub max_topics: usize,
+    /// Most groups.
+    pub max_groups: usize,
+    /// Every effective key with its value, for GET_BROKER_CONFIG.
+    pub shown: Vec<(String, String)>,
+}
+
+/// Why the broker's tables cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenBrokerError {
+    /// Metadata records behind the snapshot cannot be read.
+    #[error(transparent)]
+    Read(#[from] keepmq_store::ReadError),
+    /// The snapshot's tables cannot be read.
+    #[error("the broker's tables in the metadata snapshot cannot be read: {0}")]
+    Tables(String),
+}
