@@ -1,12 +1,50 @@
+use crate::admin;
 use crate::config::{BrokerConfig, OpenBrokerError};
+use crate::cx::Cx;
+use crate::members::Members;
+use crate::offsets::Commits;
+use crate::pull::Pulling;
+use crate::registration::{FAREWELL, Registration};
+use crate::send::Sending;
 use crate::serve::Task;
-use keepmq_protocol::seam::{Core, Effect, Event};
-use keepmq_store::{Disk, JobDone, Recovered, Store};
-use keepmq_world::{Mono, Now};
+use crate::tables::{Exports, Tables};
+use keepmq_protocol::frame::Caller;
+use keepmq_protocol::request::PullFlags;
+use keepmq_protocol::seam::{Conn, Core, Effect, Event, Exit};
+use keepmq_protocol::{Request, Response, ResponseCode};
+use keepmq_store::{Disk, JobDone, JobError, Recovered, Store};
+use keepmq_world::{Chance, Keyed, Mono, Now};
+use std::net::SocketAddr;
 
 /// The broker.
+///
+/// ```text
+///   Serving ──Stop──▶ Leaving ──name servers told, or 1 s, or Stop──▶ Closing ──store closed──▶ Exit::Clean
+///      └─────────────────┴──────────a write or sync failed──────────────┴──▶ Failed ──told──▶ Exit::Disk
+/// ```
 pub struct Broker<D: Disk> {
-    store: Store<D>,
+    cx: Cx<D>,
+    life: Life,
+    members: Members,
+    sending: Sending,
+    pulling: Pulling,
+    commits: Commits,
+    registration: Registration,
+    exports: Exports,
+}
+
+/// How far the broker is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Life {
+    Serving,
+    /// Accepts no more messages; the name servers are being told.
+    Leaving { until: Mono },
+    /// The store writes what is left.
+    Closing,
+    /// Nothing more will be kept; the name servers are being told.
+    Failed { why: String, until: Mono },
+    /// `Exit` has been emitted.
+    Over,
 }
 
 impl<D: Disk> Broker<D> {
@@ -18,18 +56,213 @@ impl<D: Disk> Broker<D> {
         seed: u64,
         now: Now,
     ) -> Result<Self, OpenBrokerError> {
-        let _ = (recovered, config, seed, now);
-        Ok(Self { store })
+        let mut chance = Chance::new(seed);
+        let keyed = Keyed::new(chance.word());
+        let mut tables =
+            Tables::open(&recovered.tables, &config, keyed, now.wall).map_err(OpenBrokerError::Tables)?;
+        drop(recovered);
+        tables.replay(store.replay()?, now.wall).map_err(OpenBrokerError::Tables)?;
+        Ok(Self {
+            life: Life::Serving,
+            members: Members::new(keyed, config.client_timeout, now.mono),
+            sending: Sending::new(&config, chance.fork()),
+            pulling: Pulling::new(config.max_parked),
+            commits: Commits::new(),
+            registration: Registration::new(&config, now.mono),
+            exports: Exports::new(now),
+            cx: Cx::new(config, store, tables, now),
+        })
     }
 
     /// The store, to look at.
     pub fn store(&self) -> &Store<D> {
-        &self.store
+        &self.cx.store
     }
 
     /// Whether a name server has confirmed the registration (or there is none to confirm it), for `/readyz`.
     pub fn is_registered(&self) -> bool {
-        todo!()
+        self.registration.is_registered()
+    }
+
+    fn opened(&mut self, conn: Conn, peer: SocketAddr) {
+        self.members.opened(conn, peer);
+        // After a failure nobody is listened to any more.
+        if matches!(self.life, Life::Failed { .. }) {
+            self.cx.effects.push_back(Effect::Close { conn });
+        }
+    }
+
+    fn on_request(&mut self, from: Caller, request: &Request<'_>) {
+        // A request may still be on its way when its connection ends: nobody is there to hear an answer.
+        let Some(peer) = self.members.peer(from.conn) else { return };
+        let cx = &mut self.cx;
+        let open = matches!(self.life, Life::Serving | Life::Leaving { .. });
+        match request {
+            Request::UpdateOffset(_)
+            | Request::CreateTopic(_)
+            | Request::DeleteTopic(_)
+            | Request::CreateGroup(_)
+            | Request::DeleteGroup(_)
+                if !open =>
+            {
+                let refusal = self.life.refusal();
+                cx.reply(from, refusal);
+            }
+            Request::Send(send) => match &self.life {
+                Life::Serving => self.sending.on_request(from, send, peer, cx),
+                life => {
+                    let refusal = life.refusal();
+                    cx.reply(from, refusal);
+                }
+            },
+            Request::Pull(pull) => {
+                let passed = self.pulling.on_request(from, pull, open, &self.members, cx);
+                if passed && open && PullFlags(pull.sys_flag).commit() {
+                    self.commits.piggyback(&pull.group, &pull.topic, pull.queue_id, pull.commit_offset, cx);
+                }
+            }
+            Request::QueryOffset(query) => self.commits.query(from, query, cx),
+            Request::UpdateOffset(update) => self.commits.update(from, update, cx),
+            Request::Heartbeat(beat) => self.members.heartbeat(from, beat, cx),
+            Request::Unregister(request) => self.members.unregister(from, request, cx),
+            Request::ConsumerList(request) => {
+                let list = self.members.list(request);
+                cx.reply(from, list);
+            }
+            Request::CheckClientConfig(request) => cx.reply(from, Members::check(request)),
+            Request::SearchOffset(search) => admin::search_offset(from, search, cx),
+            Request::MaxOffset(request) => admin::max_offset(from, request, cx),
+            Request::MinOffset(request) => admin::min_offset(from, request, cx),
+            Request::EarliestTime(request) => admin::earliest_time(from, request, cx),
+            Request::ViewMessage(request) => admin::view_message(from, request, cx),
+            Request::CreateTopic(request) => admin::create_topic(from, request, cx),
+            Request::DeleteTopic(request) => {
+                if admin::delete_topic(from, request, cx) {
+                    self.pulling.topic_deleted(&request.topic, cx);
+                }
+            }
+            Request::AllTopics => admin::all_topics(from, cx),
+            Request::CreateGroup(group) => admin::create_group(from, group, cx),
+            Request::AllGroups => admin::all_groups(from, cx),
+            Request::DeleteGroup(request) => admin::delete_group(from, request, cx),
+            Request::TopicStats(request) => admin::topic_stats(from, request, cx),
+            Request::GroupStats(request) => admin::group_stats(from, request, &self.members, cx),
+            Request::BrokerConfig => admin::broker_config(from, cx),
+            Request::RuntimeInfo => {
+                admin::runtime_info(from, self.life == Life::Serving, self.pulling.parked(), cx);
+            }
+            Request::ConsumersChanged(_)
+            | Request::DeleteTopicRoute(_)
+            | Request::RegisterBroker(_)
+            | Request::UnregisterBroker(_)
+            | Request::RouteInfo(_)
+            | Request::ClusterInfo
+            | Request::TopicList
+            | Request::QueryDataVersion(_)
+            | Request::Unsupported { .. } => {
+                let text = format!(" request type {} not supported", request.code());
+                cx.reply(from, Response::refuse(ResponseCode::RequestCodeNotSupported, text));
+            }
+        }
+    }
+
+    fn on_stop(&mut self) {
+        match self.life {
+            Life::Serving => {
+                self.registration.leave(&mut self.cx);
+                self.life = Life::Leaving { until: self.cx.now.mono + FAREWELL };
+            }
+            Life::Leaving { .. } => self.close(),
+            // A second stop skips the wait for name servers, never that for the disk.
+            Life::Failed { .. } => self.exit(),
+            Life::Closing | Life::Over => {}
+        }
+    }
+
+    fn close(&mut self) {
+        self.life = Life::Closing;
+        self.commits.flush(&mut self.cx);
+        self.pulling.stop(&mut self.cx);
+        self.cx.store.close(self.cx.tables.encode(), self.cx.tables.export());
+    }
+
+    /// A write or sync has failed: what was appended and not kept is unknown, and stays so until the restart reads the disk.
+    fn on_failure(&mut self, error: &JobError) {
+        if matches!(self.life, Life::Failed { .. } | Life::Over) {
+            return;
+        }
+        let why = format!("the disk has failed: {error}");
+        self.cx.counters.counts.unknown += self.cx.pending.len() as u64;
+        self.cx.pending.fail(&why, &mut self.cx.effects);
+        self.pulling.fail(&why, &mut self.cx);
+        self.cx.effects.extend(self.members.connections().map(|conn| Effect::Close { conn }));
+        if matches!(self.life, Life::Serving) {
+            self.registration.leave(&mut self.cx);
+        }
+        self.life = Life::Failed { why, until: self.cx.now.mono + FAREWELL };
+    }
+
+    fn exit(&mut self) {
+        let exit = match &self.life {
+            Life::Failed { why, .. } => Exit::Disk(why.clone()),
+            _ => Exit::Clean,
+        };
+        self.cx.effects.push_back(Effect::Exit(exit));
+        self.life = Life::Over;
+    }
+
+    /// What holds after every event: replies whose record is kept have gone, pulls that can be served are, what is due is done.
+    fn settle(&mut self) {
+        let cx = &mut self.cx;
+        if !matches!(self.life, Life::Failed { .. }) {
+            cx.pending.release(cx.store.commit(), &mut cx.effects);
+            for queue in cx.store.take_grown() {
+                self.pulling.on_grown(&queue, cx);
+            }
+        }
+        cx.counters.counts.unknown += cx.pending.on_time(cx.now.mono, &mut cx.effects);
+        self.pulling.on_time(cx);
+        self.members.on_time(cx);
+        match &self.life {
+            Life::Serving => {
+                self.commits.on_time(cx);
+                self.registration.on_time(cx);
+                if let Some(files) = self.exports.on_time(&cx.tables, cx.store.commit(), cx.now.mono) {
+                    cx.store.export(files);
+                }
+            }
+            Life::Leaving { until } => {
+                self.commits.on_time(cx);
+                if self.registration.has_left() || *until <= cx.now.mono {
+                    self.close();
+                }
+            }
+            Life::Closing if cx.store.is_closed() => self.exit(),
+            Life::Failed { until, .. } => {
+                if self.registration.has_left() || *until <= cx.now.mono {
+                    self.exit();
+                }
+            }
+            Life::Closing | Life::Over => {}
+        }
+    }
+
+    fn save_if_wanted(&mut self) {
+        if self.cx.store.wants_tables() {
+            self.cx.store.save(self.cx.tables.encode());
+        }
+    }
+}
+
+impl Life {
+    /// Why messages are refused.
+    fn refusal(&self) -> Response {
+        let why = match self {
+            Self::Failed { why, .. } => why.as_str(),
+            _ => "the broker is being stopped",
+        };
+        let text = format!("service not available now: {why}. Send to another broker");
+        Response::refuse(ResponseCode::ServiceNotAvailable, text)
     }
 }
 
@@ -38,15 +271,60 @@ impl<D: Disk> Core for Broker<D> {
     type Done = JobDone;
 
     fn handle(&mut self, event: Event<'_, JobDone>, now: Now) {
-        let _ = (event, now);
-        todo!()
+        if self.life == Life::Over {
+            return;
+        }
+        self.cx.now = now;
+        self.cx.counters.on_event(now.mono);
+        match event {
+            Event::Opened { conn, peer } => self.opened(conn, peer),
+            Event::Closed { conn } => {
+                self.pulling.closed(conn);
+                self.members.closed(conn, &mut self.cx);
+            }
+            Event::Request { from, request } => self.on_request(from, &request),
+            Event::Answered { call, outcome } => {
+                let known = self.registration.answered(call, &outcome, now.mono);
+                assert!(known, "only the registration makes calls: {call:?}");
+            }
+            Event::Done(done) => {
+                if let Err(error) = self.cx.store.finished(done, now) {
+                    self.on_failure(&error);
+                }
+            }
+            Event::Space { free } => self.cx.counters.free = Some(free),
+            Event::Tick => {}
+            Event::Stop => self.on_stop(),
+        }
+        self.settle();
     }
 
     fn poll_effect(&mut self) -> Option<Effect<Task>> {
-        todo!()
+        if let Some(effect) = self.cx.effects.pop_front() {
+            return Some(effect);
+        }
+        if matches!(self.life, Life::Over | Life::Failed { .. }) {
+            return None;
+        }
+        // Only now, when the events of a turn have been handled, their records are sealed: together.
+        self.save_if_wanted();
+        self.cx.store.next_job(self.cx.now).map(|job| Effect::Work(Task::Job(job)))
     }
 
     fn deadline(&self) -> Option<Mono> {
-        todo!()
+        let (cx, commit) = (&self.cx, self.cx.store.commit());
+        let registration = self.registration.deadline(cx.tables.topics.changed_at, commit);
+        let exports = self.exports.deadline(&cx.tables, commit);
+        let (commits, store) = (self.commits.deadline(), cx.store.deadline());
+        // As `settle` and `poll_effect`: what is not looked at any more must not wake anybody.
+        let by_life = match &self.life {
+            Life::Serving => [registration, exports, commits, store],
+            Life::Leaving { until } => [Some(*until), commits, store, None],
+            Life::Closing => [store, None, None, None],
+            Life::Failed { until, .. } => [Some(*until), None, None, None],
+            Life::Over => return None,
+        };
+        let always = [cx.pending.deadline(), self.pulling.deadline(), self.members.deadline()];
+        always.into_iter().chain(by_life).flatten().min()
     }
 }

@@ -6,12 +6,36 @@
 //! |---|---|---|
 //! | [`Task::Job`] | a job thread of the job's lane, or where it was emitted when it is quick | `Event::Done(JobDone)` |
 //! | [`Task::Serve`] | a reader: where it was emitted when nothing must be waited for, else a reader thread | none: the reader answers with [`Serve::response`] |
+//!
+//! Each part is one file and owns its state; [`Broker`] calls the parts by name and lends them a `Cx` (store, tables, replies).
+//! The tables (topics, groups, offsets) are folds of the log's metadata records: a change is a record first.
+//!
+//! Deliberately absent, and refused rather than done wrongly: delayed and half messages, sending back, pop, SQL filters.
 #![forbid(unsafe_code)]
 
 mod broker;
 mod config;
 mod serve;
-
 pub use broker::Broker;
 pub use config::{BrokerConfig, OpenBrokerError};
 pub use serve::{Answer, Serve, Task};
+
+mod cx;
+mod pending;
+
+mod groups;
+mod offsets;
+mod tables;
+mod topics;
+
+mod members;
+mod parked;
+mod pull;
+mod registration;
+mod send;
+
+mod admin;
+mod counters;
+
+#[cfg(test)]
+mod testing;

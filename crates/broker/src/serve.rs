@@ -1,6 +1,9 @@
+use crate::topics::is_own;
+use bytes::Bytes;
 use keepmq_protocol::frame::Caller;
-use keepmq_protocol::response::PullReply;
-use keepmq_protocol::Response;
+use keepmq_protocol::record::{Record, decode_unchecked};
+use keepmq_protocol::response::{PullReply, ResponseHeader};
+use keepmq_protocol::{Response, ResponseCode};
 use keepmq_store::{Job, ReadError, ReadPlan, Served};
 
 /// Work that only a broker has.
@@ -26,11 +29,11 @@ pub struct Serve {
 /// Which answer it becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Of a pull; `next` is replaced by what was read.
+    /// Of a pull; `next`, which holds the offset that was asked for, is replaced by what was read.
     Pull(PullReply),
     /// `offset`.
     Offset,
-    /// `timestamp`.
+    /// `timestamp`: the store time of the one record that is read.
     Time,
     /// One record as the body.
     Record,
@@ -39,7 +42,57 @@ pub enum Answer {
 impl Serve {
     /// The answer. Pure: whoever has read may make it, without the core.
     pub fn response(&self, read: Result<Served, ReadError>) -> Response {
-        let _ = read;
-        todo!()
+        match (self.answer, read) {
+            (Answer::Pull(asked), Ok(Served::Records { bytes, count, next })) => pulled(asked, bytes, count, next),
+            // Retention was faster. The client asks again from the same offset, and is then told the lowest one.
+            (Answer::Pull(asked), Err(ReadError::Removed { .. })) => {
+                Response::refuse(ResponseCode::PullRetryImmediately, "MESSAGE_WAS_REMOVING")
+                    .with_header(ResponseHeader::Pull(asked))
+            }
+            (Answer::Offset, Ok(Served::Offset(offset))) => {
+                Response::ok().with_header(ResponseHeader::Offset(offset.wire()))
+            }
+            (Answer::Time, Ok(Served::Time(time))) => Response::ok().with_header(ResponseHeader::Timestamp(time.0)),
+            (Answer::Time, Ok(Served::Records { bytes, .. })) => {
+                // A queue that has just been emptied has no earliest message: RocketMQ answers -1.
+                let earliest = with_record(&bytes, |record| record.stored.0).unwrap_or(-1);
+                Response::ok().with_header(ResponseHeader::Timestamp(earliest))
+            }
+            (Answer::Time, Err(ReadError::Removed { .. })) => Response::ok().with_header(ResponseHeader::Timestamp(-1)),
+            (Answer::Record, Ok(Served::Records { bytes, .. })) => {
+                match with_record(&bytes, |record| (is_own(record.topic), record.at.0)) {
+                    Some((false, _)) => Response { body: bytes.into_iter().collect(), ..Response::ok() },
+                    Some((true, at)) => failed(&ReadError::Nothing { at }),
+                    None => Response::refuse(ResponseCode::SystemError, "can not find message by the offset"),
+                }
+            }
+            (_, Err(error)) => failed(&error),
+            (answer, Ok(served)) => unreachable!("a plan for {answer:?} does not give {served:?}"),
+        }
     }
+}
+
+fn failed(error: &ReadError) -> Response {
+    Response::refuse(ResponseCode::SystemError, error.to_string())
+}
+
+fn pulled(asked: PullReply, bytes: Vec<Bytes>, count: u32, next: keepmq_protocol::QueueOffset) -> Response {
+    let header = ResponseHeader::Pull(PullReply { next, ..asked });
+    if count == 0 {
+        return Response::refuse(ResponseCode::PullRetryImmediately, "NO_MATCHED_MESSAGE").with_header(header);
+    }
+    Response { remark: Some("FOUND".into()), body: bytes.into_iter().collect(), header, ..Response::ok() }
+}
+
+/// Looks at the first record that was read. It may lie in pieces.
+fn with_record<T>(pieces: &[Bytes], look: impl FnOnce(&Record<'_>) -> T) -> Option<T> {
+    let joined;
+    let bytes: &[u8] = match pieces {
+        [whole] => whole,
+        pieces => {
+            joined = pieces.concat();
+            &joined
+        }
+    };
+    decode_unchecked(bytes).ok().map(|record| look(&record))
 }

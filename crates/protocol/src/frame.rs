@@ -20,7 +20,7 @@ pub const VERSION: i32 = 479;
 pub const FRAME_MAX: usize = 16 * 1024 * 1024;
 /// Most header fields that are read. The largest header of RocketMQ has about 20.
 pub const FIELDS_MAX: usize = 1024;
-/// Bytes of the three lengths and the form, before the header.
+/// Bytes before the header: length of the frame, form, length of the header.
 const LEAD: usize = 8;
 /// Bit of `flag`: this frame is a response.
 pub const FLAG_RESPONSE: i32 = 1;
@@ -310,3 +310,6 @@ fn finish(out: &mut [u8], start: usize, follows: usize) {
     let total = i32::try_from(out.len() - start - 4 + follows).expect("a frame we write is smaller than 2 GiB");
     out[start..start + 4].copy_from_slice(&total.to_be_bytes());
 }
+
+#[cfg(test)]
+mod tests;

@@ -258,7 +258,7 @@ pub enum RecordError {
 }
 
 /// Reads and checks what `bytes` begin with, which stand at `at`. A record without `__CRC32#` (written by Java) is
-/// checked by its body's CRC.
+/// checked by its body's CRC; one whose `__CRC32#` is damaged does not pass for Java's.
 pub fn decode(bytes: &[u8], at: LogOffset) -> Result<Found<'_>, RecordError> {
     let Some(lead) = bytes.first_chunk::<BLANK_BYTES>() else {
         // Too few bytes for anything: the end of a segment, or of what was read of it.
@@ -281,7 +281,7 @@ pub fn decode(bytes: &[u8], at: LogOffset) -> Result<Found<'_>, RecordError> {
         return Err(RecordError::Place { says: record.at.0, stands: at.0 });
     }
     match record.properties.as_bytes().last_chunk::<CRC_BYTES>() {
-        Some(property) if property.starts_with(CRC_NAME) => {
+        Some(property) if is_crc_property(property) => {
             let computed = crc(&record.bytes[..record.bytes.len() - CRC_BYTES]);
             if *property != crc_property(computed) {
                 return Err(RecordError::Crc { stored: crc_of(property), computed });
@@ -295,6 +295,14 @@ pub fn decode(bytes: &[u8], at: LogOffset) -> Result<Found<'_>, RecordError> {
         }
     }
     Ok(Found::Record(record))
+}
+
+/// Whether the end of a property string is the CRC property, or was it before it was damaged: a record must not pass as
+/// Java's because the name of its checksum is hurt. Most of the name is there after flipped bits; where a write was torn
+/// inside it there are zeros, which Java does not write.
+fn is_crc_property(end: &[u8; CRC_BYTES]) -> bool {
+    let same = end.iter().zip(CRC_NAME).filter(|(byte, name)| byte == name).count();
+    same > CRC_NAME.len() / 2 || end.contains(&0)
 }
 
 /// What the digits of a CRC property say, for an error text; all ones when they are no digits, or too large.

@@ -1,1 +1,23 @@
-//! stub
+//! # keepmq-proving: the product as a process, seen from outside
+//!
+//! Beside the house. Starts the real binary on free ports and a fresh folder, talks to it over real sockets, kills it, cuts
+//! its file system off, gives it bad input and RocketMQ's own clients, and judges what is left by the ledger.
+//!
+//! ```text
+//!   process ── starts, kills, never leaves one behind          scene ── a broker, its folder and its configuration
+//!   client  ── blocking connection, pipelined                  load ── many of them, every message in the ledger
+//!   kills · power_cuts · hostile · small · interop ── one story each, counted in a Tally
+//! ```
+#![deny(unsafe_code)]
+
+pub mod client;
+pub mod cut;
+pub mod hostile;
+pub mod interop;
+pub mod kills;
+pub mod load;
+pub mod power_cuts;
+pub mod process;
+pub mod scene;
+pub mod small;
+pub mod tally;

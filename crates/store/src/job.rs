@@ -1,7 +1,16 @@
 //! Work that the core decides and somebody else does: sealed bytes on their way to disk, snapshots, segments to prepare or remove.
 
-use crate::disk::Disk;
+use crate::checkpoint::Slot;
+use crate::disk::{Disk, File};
+use crate::files::{aside, failed, segment_path};
+use crate::queues::{BlockFile, BlockRef, BlockWrite, QueueIx};
+use bytes::Bytes;
+use keepmq_protocol::{LogOffset, QueueOffset};
+use std::collections::VecDeque;
 use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use crate::files::Files;
 
 /// Who runs a job. Jobs of one lane are run one at a time, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,17 +21,19 @@ pub enum Lane {
     Background,
 }
 
-/// The half of the store that jobs and readers share: the disk, the open segments, the last sealed chunks.
-pub struct Files<D: Disk> {
-    disk: std::marker::PhantomData<D>,
-}
-
 /// An opaque ticket.
-pub struct Job {}
+pub struct Job {
+    lane: Lane,
+    task: Task,
+    steps: VecDeque<Step>,
+}
 
 /// A job has ended.
 #[derive(Debug)]
-pub struct JobDone {}
+pub struct JobDone {
+    pub(crate) task: Task,
+    pub(crate) outcome: Result<(), JobError>,
+}
 
 /// Why a job failed: which file, which call, what the operating system said.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,22 +49,97 @@ pub struct JobError {
     pub no_space: bool,
 }
 
+/// What a job is for, and what the store needs to know when it has ended.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Chunks written; synced, too, up to `synced`.
+    Flush { at: u64, upto: u64, bytes: usize, records: u64, synced: u64 },
+    /// What was written before is synced.
+    Sync { upto: u64 },
+    /// The next segment is reserved.
+    Reserve,
+    /// A piece ahead of the tail, or of the reserved segment, is zeroed. `to` is a position in the file.
+    Zero { base: Option<u64>, from: u64, to: u64 },
+    /// The checkpoint's slot, then a piece of the block log.
+    Checkpoint { slot: Slot, piece: Option<BlockWrite> },
+    /// A snapshot file.
+    Snapshot(SnapshotFile),
+    /// Files for Java.
+    Export(Vec<(&'static str, Bytes)>),
+    /// First readable offsets of queues whose block straddles `min`.
+    Survey { min: u64, firsts: Vec<(QueueIx, QueueOffset)> },
+    /// Segments removed.
+    Retire { slot: Slot, bases: Vec<u64> },
+}
+
+/// A snapshot, encoded, on its way to disk.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotFile {
+    pub(crate) generation: u64,
+    /// The tables are those of this position.
+    pub(crate) at: u64,
+    pub(crate) bytes: Bytes,
+    /// Block files that its directory needs.
+    pub(crate) blocks: Vec<u32>,
+}
+
+/// One call to the disk. The power may fail between any two.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Write { target: Target, at: u64, bytes: Bytes },
+    Zero { target: Target, from: u64, to: u64 },
+    Sync(Target),
+    Create { path: PathBuf, len: u64 },
+    Rename { from: PathBuf, to: PathBuf },
+    Remove(PathBuf),
+    SyncDir(PathBuf),
+    CreateDir(PathBuf),
+    OpenSegment(u64),
+    ForgetSegment(u64),
+    FirstIn { queue: QueueIx, block: BlockRef, min: u64 },
+    /// The piece of the block log that the task carries.
+    Piece,
+}
+
+/// Which file.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// The segment that begins here.
+    Segment(u64),
+    Path(PathBuf),
+}
+
+/// Zeroes to write, a piece at a time.
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+
 impl Job {
+    pub(crate) fn new(lane: Lane, task: Task, steps: Vec<Step>) -> Self {
+        assert!(!steps.is_empty(), "a job has something to do: {task:?}");
+        Self { lane, task, steps: steps.into() }
+    }
+
     /// Who runs it.
     pub fn lane(&self) -> Lane {
-        todo!()
+        self.lane
     }
 
     /// Whether it only writes, without a sync: cheap enough to be run where it was emitted.
     pub fn is_quick(&self) -> bool {
-        todo!()
+        self.lane == Lane::Flush && self.steps.iter().all(|step| matches!(step, Step::Write { .. }))
     }
 
     /// Runs one step (a write, a sync, a rename …); the answer when it was the last. The simulator calls this, and may cut
     /// the power between two steps.
     pub fn step<D: Disk>(&mut self, files: &Files<D>) -> Option<JobDone> {
-        let _ = files;
-        todo!()
+        let outcome = match self.steps.pop_front() {
+            Some(step) => self.carry_out(step, files),
+            None => Ok(()),
+        };
+        if outcome.is_ok() && !self.steps.is_empty() {
+            return None;
+        }
+        self.steps.clear();
+        Some(JobDone { task: std::mem::replace(&mut self.task, Task::Reserve), outcome })
     }
 
     /// Runs all steps.
@@ -64,11 +150,142 @@ impl Job {
             }
         }
     }
+
+    fn carry_out<D: Disk>(&mut self, step: Step, files: &Files<D>) -> Result<(), JobError> {
+        match step {
+            Step::Write { target, at, bytes } => {
+                let file = target.file(files)?;
+                file.write_at(at, &bytes).map_err(failed("write", &target.path()))
+            }
+            Step::Zero { target, mut from, to } => {
+                let file = target.file(files)?;
+                while from < to {
+                    let len = usize::try_from(to - from).unwrap_or(usize::MAX).min(ZEROES.len());
+                    file.write_at(from, &ZEROES[..len]).map_err(failed("write", &target.path()))?;
+                    from += len as u64;
+                }
+                Ok(())
+            }
+            Step::Sync(target) => target.file(files)?.sync_data().map_err(failed("sync", &target.path())),
+            Step::Create { path, len } => files.create(&path, len).map(drop),
+            Step::Rename { from, to } => files.rename(&from, &to),
+            Step::Remove(path) => files.remove(&path),
+            Step::SyncDir(dir) => files.sync_dir(&dir),
+            Step::CreateDir(dir) => files.create_dir(&dir),
+            Step::OpenSegment(base) => files.open_segment(base).map(drop),
+            Step::ForgetSegment(base) => {
+                files.forget_segment(base);
+                Ok(())
+            }
+            Step::Piece => match &mut self.task {
+                Task::Checkpoint { piece: Some(piece), .. } => write_piece(files, piece),
+                task => panic!("only a checkpoint carries a piece: {task:?}"),
+            },
+            Step::FirstIn { queue, block, min } => {
+                let first = first_at_or_behind(files, &block, min)?;
+                match &mut self.task {
+                    Task::Survey { firsts, .. } => firsts.push((queue, first)),
+                    task => panic!("only a survey looks for first entries: {task:?}"),
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn write_piece<D: Disk>(files: &Files<D>, piece: &mut BlockWrite) -> Result<(), JobError> {
+    let path = BlockFile::path(piece.file);
+    let copied = piece.read_copies(|block, into| -> Result<(), String> {
+        let from = BlockFile::path(block.file);
+        let read = files.file(&from).and_then(|file| file.read_at(block.at, into).map_err(failed("read", &from)));
+        read.map_err(|error| error.to_string())
+    });
+    copied.map_err(|why| JobError { call: "copy", path: path.display().to_string(), why, no_space: false })?;
+    files.file(&path)?.write_at(piece.at, &piece.bytes).map_err(failed("write", &path))
+}
+
+/// The offset of the first entry of a block whose record still exists when the log begins at `min`.
+pub(crate) fn first_at_or_behind<D: Disk>(
+    files: &Files<D>,
+    block: &BlockRef,
+    min: u64,
+) -> Result<QueueOffset, JobError> {
+    let path = BlockFile::path(block.file);
+    let mut bytes = vec![0; BlockFile::bytes_of(block)];
+    files.file(&path)?.read_at(block.at, &mut bytes).map_err(failed("read", &path))?;
+    let entries = BlockFile::entries(&bytes, block).map_err(|why| JobError {
+        call: "read",
+        path: path.display().to_string(),
+        why: format!("the block at {} is damaged: {why}", block.at),
+        no_space: false,
+    })?;
+    let gone = entries.partition_point(|entry| entry.at < LogOffset(min));
+    Ok(QueueOffset(block.first.0 + gone as u64))
+}
+
+/// The steps that write a file beside its name, make it durable and give it the name.
+pub(crate) fn replace(path: &Path, bytes: Bytes) -> [Step; 4] {
+    let aside = aside(path);
+    [
+        Step::Create { path: aside.clone(), len: bytes.len() as u64 },
+        Step::Write { target: Target::Path(aside.clone()), at: 0, bytes },
+        Step::Sync(Target::Path(aside.clone())),
+        Step::Rename { from: aside, to: path.to_owned() },
+    ]
+}
+
+impl Target {
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Segment(base) => segment_path(*base),
+            Self::Path(path) => path.clone(),
+        }
+    }
+
+    fn file<D: Disk>(&self, files: &Files<D>) -> Result<std::sync::Arc<D::File>, JobError> {
+        match self {
+            Self::Segment(base) => match files.segment(*base) {
+                Some(file) => Ok(file),
+                None => files.open_segment(*base),
+            },
+            Self::Path(path) => files.file(path),
+        }
+    }
+}
+
+impl Task {
+    /// Whether running out of space leaves everything as it was: it reserves, or writes what can be made again.
+    pub(crate) fn may_run_out_of_space(&self) -> bool {
+        matches!(self, Self::Reserve | Self::Snapshot(_) | Self::Export(_) | Self::Checkpoint { .. })
+    }
 }
 
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let _ = f;
-        todo!()
+        write!(f, "{:?}: ", self.lane)?;
+        match &self.task {
+            Task::Flush { at, upto, bytes, records, synced } => {
+                write!(f, "flush {records} records, {bytes} bytes, {at}..{upto}, synced {synced}")?;
+            }
+            Task::Sync { upto } => write!(f, "sync to {upto}")?,
+            Task::Reserve => f.write_str("reserve the next segment")?,
+            Task::Zero { base, from, to } => write!(f, "zero {from}..{to} of {base:?}")?,
+            Task::Checkpoint { slot, piece } => {
+                write!(f, "checkpoint {} at {}", slot.sequence, slot.durable)?;
+                if let Some(piece) = piece {
+                    write!(f, ", blocks {}:{} +{}", piece.file, piece.at, piece.bytes.len())?;
+                }
+            }
+            Task::Snapshot(file) => {
+                write!(f, "snapshot {} at {}, {} bytes", file.generation, file.at, file.bytes.len())?;
+            }
+            Task::Export(files) => {
+                f.write_str("export")?;
+                files.iter().try_for_each(|(name, bytes)| write!(f, " {name} ({} bytes)", bytes.len()))?;
+            }
+            Task::Survey { min, .. } => write!(f, "survey {min}")?,
+            Task::Retire { bases, .. } => write!(f, "retire {bases:?}")?,
+        }
+        write!(f, ", {} steps", self.steps.len())
     }
 }

@@ -16,7 +16,10 @@
 #![forbid(unsafe_code)]
 
 mod store;
-pub use store::{AppendError, Appended, Flush, OpenError, QueueView, Recovered, Store, StoreConfig, StoreState};
+pub use store::{AppendError, Appended, QueueView, Store, StoreState};
+
+mod config;
+pub use config::{Flush, OpenError, Recovered, StoreConfig};
 
 mod disk;
 pub use disk::{Disk, File};
@@ -24,7 +27,15 @@ pub use disk::{Disk, File};
 mod job;
 pub use job::{Files, Job, JobDone, JobError, Lane};
 
+mod files;
+
+mod upkeep;
+
 mod log;
+
+mod identity;
+
+mod checkpoint;
 
 mod queues;
 pub use queues::{Limits, Selection};

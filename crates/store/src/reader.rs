@@ -1,14 +1,38 @@
 //! Reading what is committed, from any thread.
 
-use crate::disk::Disk;
-use crate::job::Files;
+use crate::disk::{Disk, File};
+use crate::files::{Chunks, Files, failed, segment_path};
+use crate::job::JobError;
+use crate::queues::{BlockFile, ColdEntries, Entry, Limits, Picked, search_entries, select};
 use bytes::Bytes;
-use keepmq_protocol::QueueOffset;
+use keepmq_protocol::body::TagFilter;
+use keepmq_protocol::record::{self, Found, MIN_BYTES};
+use keepmq_protocol::{LogOffset, QueueOffset};
+use keepmq_world::Timestamp;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What is to be read; made by [`Store`](crate::Store), which has decided that it may be seen.
 #[derive(Clone, Debug)]
-pub struct ReadPlan {}
+pub struct ReadPlan(Plan);
+
+#[derive(Clone, Debug)]
+enum Plan {
+    /// Records picked in memory.
+    Entries { entries: Vec<Entry>, next: QueueOffset },
+    /// Records to be picked in a block on disk.
+    Cold { cold: ColdEntries, filter: TagFilter, limits: Limits },
+    /// One record.
+    Record { at: u64 },
+    /// An offset, known already.
+    Offset(QueueOffset),
+    /// An offset to be searched in a block on disk.
+    Search { cold: ColdEntries, time: Timestamp, upper: bool },
+    /// A store time, known already.
+    Time(Timestamp),
+    /// Store time of the first entry in a block on disk.
+    FirstTime(ColdEntries),
+}
 
 /// What was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,22 +101,255 @@ impl<D: Disk> Clone for LogReader<D> {
 impl ReadPlan {
     /// One record, by its position in the log (VIEW_MESSAGE_BY_ID). `Served::Records` with one record.
     pub fn record(at: u64) -> Self {
-        let _ = at;
-        todo!()
+        Self(Plan::Record { at })
+    }
+
+    pub(crate) fn picked(picked: Picked, filter: &TagFilter, limits: Limits) -> Self {
+        Self(match picked {
+            Picked::Entries { entries, next } => Plan::Entries { entries, next },
+            Picked::Cold(cold) => Plan::Cold { cold, filter: filter.clone(), limits },
+        })
+    }
+
+    pub(crate) fn offset(offset: QueueOffset) -> Self {
+        Self(Plan::Offset(offset))
+    }
+
+    pub(crate) fn search(cold: ColdEntries, time: Timestamp, upper: bool) -> Self {
+        Self(Plan::Search { cold, time, upper })
+    }
+
+    /// The time of the one entry that was picked.
+    pub(crate) fn earliest(picked: Picked) -> Self {
+        Self(match picked {
+            Picked::Entries { entries, .. } => {
+                Plan::Time(entries.first().expect("a queue with messages has a first").stored)
+            }
+            Picked::Cold(cold) => Plan::FirstTime(cold),
+        })
+    }
+}
+
+/// Whether a read may wait for the device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Allowed,
+    Never,
+}
+
+/// Why a read ended without an answer.
+enum Stop {
+    /// It would have to wait for the device.
+    MustWait,
+    Failed(ReadError),
+}
+
+impl From<JobError> for Stop {
+    fn from(JobError { path, why, .. }: JobError) -> Self {
+        Self::Failed(ReadError::Io { path, why })
     }
 }
 
 impl<D: Disk> LogReader<D> {
+    pub(crate) fn new(files: Arc<Files<D>>) -> Self {
+        Self { files }
+    }
+
     /// Reads without waiting for the device; `None` when it would have to wait: then use [`LogReader::serve`] where waiting
     /// is allowed.
     pub fn try_serve(&self, plan: &ReadPlan) -> Option<Result<Served, ReadError>> {
-        let _ = (plan, &self.files);
-        todo!()
+        match self.read(&plan.0, Wait::Never) {
+            Ok(served) => Some(Ok(served)),
+            Err(Stop::Failed(error)) => Some(Err(error)),
+            Err(Stop::MustWait) => None,
+        }
     }
 
     /// Reads.
     pub fn serve(&self, plan: &ReadPlan) -> Result<Served, ReadError> {
-        let _ = plan;
-        todo!()
+        self.read(&plan.0, Wait::Allowed).map_err(|stop| match stop {
+            Stop::Failed(error) => error,
+            Stop::MustWait => unreachable!("waiting is allowed"),
+        })
     }
+
+    fn read(&self, plan: &Plan, wait: Wait) -> Result<Served, Stop> {
+        match plan {
+            Plan::Entries { entries, next } => self.records(entries, *next, wait),
+            Plan::Cold { cold, filter, limits } => {
+                let entries = self.block(cold, wait)?;
+                let (picked, next) = select(entries.into_iter(), cold.from, filter, *limits);
+                self.records(&picked, next, wait)
+            }
+            Plan::Record { at } => {
+                let bytes = self.record(*at, wait)?;
+                let next = match record::decode_unchecked(&bytes) {
+                    Ok(record) => record.queue_offset.next(),
+                    Err(_) => return Err(Stop::Failed(ReadError::Nothing { at: *at })),
+                };
+                Ok(Served::Records { bytes: vec![bytes], count: 1, next })
+            }
+            Plan::Offset(offset) => Ok(Served::Offset(*offset)),
+            Plan::Search { cold, time, upper } => {
+                let entries = self.block(cold, wait)?;
+                Ok(Served::Offset(search_entries(&entries, cold.from, *time, *upper)))
+            }
+            Plan::Time(time) => Ok(Served::Time(*time)),
+            Plan::FirstTime(cold) => {
+                let entries = self.block(cold, wait)?;
+                Ok(Served::Time(entries.first().expect("a block with the entry asked for").stored))
+            }
+        }
+    }
+
+    /// The entries of a block that may be seen, from `cold.from` on.
+    fn block(&self, cold: &ColdEntries, wait: Wait) -> Result<Vec<Entry>, Stop> {
+        let path = BlockFile::path(cold.block.file);
+        let mut bytes = vec![0; BlockFile::bytes_of(&cold.block)];
+        fill(&*self.files.file(&path)?, &path, cold.block.at, &mut bytes, wait)?;
+        let mut entries = BlockFile::entries(&bytes, &cold.block).map_err(|what| {
+            Stop::Failed(ReadError::Damaged { path: path.display().to_string(), at: cold.block.at, what })
+        })?;
+        let index = |offset: QueueOffset| usize::try_from(offset.0.saturating_sub(cold.block.first.0)).unwrap_or(usize::MAX);
+        entries.truncate(index(cold.visible));
+        entries.drain(..index(cold.from).min(entries.len()));
+        Ok(entries)
+    }
+
+    /// Records that the queues name, neighbours in one piece.
+    fn records(&self, entries: &[Entry], next: QueueOffset, wait: Wait) -> Result<Served, Stop> {
+        let min = self.files.min();
+        if entries.iter().any(|entry| entry.at.0 < min) {
+            return Err(Stop::Failed(ReadError::Removed { min }));
+        }
+        let mut pieces = Vec::new();
+        let mut unread: Vec<(usize, &[Entry])> = Vec::new();
+        {
+            let chunks = self.files.chunks();
+            let mut rest = entries;
+            while let Some(first) = rest.first() {
+                let (count, piece) = match chunks.find(first.at.0) {
+                    Some(chunk) => {
+                        let count = run(rest, |entry| entry.end().0 <= chunk.end());
+                        let from = usize::try_from(first.at.0 - chunk.at).expect("inside a chunk");
+                        let to = usize::try_from(rest[count - 1].end().0 - chunk.at).expect("inside a chunk");
+                        (count, chunk.bytes.slice(from..to))
+                    }
+                    None => {
+                        let base = self.files.base(first.at.0);
+                        let count = run(rest, |entry| {
+                            self.files.base(entry.at.0) == base && !is_cached(&chunks, entry)
+                        });
+                        unread.push((pieces.len(), &rest[..count]));
+                        (count, Bytes::new())
+                    }
+                };
+                pieces.push(piece);
+                rest = &rest[count..];
+            }
+        }
+        for (place, entries) in unread {
+            pieces[place] = self.run_from_file(entries, wait)?;
+        }
+        let count = u32::try_from(entries.len()).expect("limits bound a pull");
+        Ok(Served::Records { bytes: pieces, count, next })
+    }
+
+    /// Neighbouring records of one segment, in one read, each checked.
+    fn run_from_file(&self, entries: &[Entry], wait: Wait) -> Result<Bytes, Stop> {
+        let (first, last) = (entries[0], entries[entries.len() - 1]);
+        let len = usize::try_from(last.end().0 - first.at.0).expect("limits bound a pull");
+        let bytes = self.segment_bytes(first.at.0, len, wait)?;
+        for entry in entries {
+            let start = usize::try_from(entry.at.0 - first.at.0).expect("inside the run");
+            let what = match record::decode(&bytes[start..], entry.at) {
+                Ok(Found::Record(record)) if record.bytes.len() == entry.size as usize => continue,
+                Ok(_) => "the queue says that another record stands there".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            return Err(self.damaged(entry.at.0, what));
+        }
+        Ok(bytes.into())
+    }
+
+    /// The record that begins at a position somebody named.
+    fn record(&self, at: u64, wait: Wait) -> Result<Bytes, Stop> {
+        let (min, commit) = (self.files.min(), self.files.commit());
+        let nothing = Stop::Failed(ReadError::Nothing { at });
+        if at < min {
+            return Err(Stop::Failed(ReadError::Removed { min }));
+        }
+        let segment_end = self.files.base(at) + self.files.segment_bytes;
+        let end = commit.min(segment_end);
+        let left = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
+        if left < MIN_BYTES {
+            return Err(nothing);
+        }
+        let cached = self.files.chunks().find(at).map(|chunk| {
+            let from = usize::try_from(at - chunk.at).expect("inside a chunk");
+            chunk.bytes.slice(from..)
+        });
+        let bytes = match cached {
+            Some(bytes) => bytes.slice(..bytes.len().min(left)),
+            None => {
+                // Nothing says that a record begins here: its size is believed only as far as the committed log goes.
+                let head = self.segment_bytes(at, MIN_BYTES, wait)?;
+                let size = head.first_chunk().map_or(0, |size| u32::from_be_bytes(*size)) as usize;
+                match record::decode(&head, LogOffset(at)) {
+                    Err(record::RecordError::Size { .. }) if (MIN_BYTES..=left).contains(&size) => {
+                        self.segment_bytes(at, size, wait)?.into()
+                    }
+                    _ => head.into(),
+                }
+            }
+        };
+        match record::decode(&bytes, LogOffset(at)) {
+            Ok(Found::Record(record)) => {
+                let len = record.bytes.len();
+                Ok(bytes.slice(..len))
+            }
+            // Right position, wrong checksum: that was a record.
+            Err(error @ record::RecordError::Crc { .. }) => Err(self.damaged(at, error.to_string())),
+            _ => Err(nothing),
+        }
+    }
+
+    fn segment_bytes(&self, at: u64, len: usize, wait: Wait) -> Result<Vec<u8>, Stop> {
+        let base = self.files.base(at);
+        let path = segment_path(base);
+        let Some(file) = self.files.segment(base) else {
+            let min = self.files.min();
+            return Err(match at < min {
+                true => Stop::Failed(ReadError::Removed { min }),
+                false => self.damaged(at, "the file is missing".to_owned()),
+            });
+        };
+        let mut bytes = vec![0; len];
+        fill(&*file, &path, at - base, &mut bytes, wait)?;
+        Ok(bytes)
+    }
+
+    fn damaged(&self, at: u64, what: String) -> Stop {
+        let path = segment_path(self.files.base(at)).display().to_string();
+        Stop::Failed(ReadError::Damaged { path, at, what })
+    }
+}
+
+/// How many entries from the first on name records that lie one behind the other and pass.
+fn run(entries: &[Entry], passes: impl Fn(&Entry) -> bool) -> usize {
+    let neighbours = entries.windows(2).take_while(|pair| pair[0].end() == pair[1].at && passes(&pair[1])).count();
+    1 + neighbours
+}
+
+fn is_cached(chunks: &Chunks, entry: &Entry) -> bool {
+    chunks.find(entry.at.0).is_some()
+}
+
+fn fill<F: File>(file: &F, path: &Path, at: u64, into: &mut [u8], wait: Wait) -> Result<(), Stop> {
+    match wait {
+        Wait::Allowed => file.read_at(at, into).map_err(failed("read", path))?,
+        Wait::Never if file.read_cached_at(at, into).map_err(failed("read", path))? => {}
+        Wait::Never => return Err(Stop::MustWait),
+    }
+    Ok(())
 }

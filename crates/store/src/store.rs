@@ -1,103 +1,19 @@
+use crate::config::{OpenError, Recovered, StoreConfig};
 use crate::disk::Disk;
-use crate::job::{Files, Job, JobDone, JobError};
+use crate::files::Files;
+use crate::job::{Job, JobDone, JobError};
+use crate::log::{self, CommitLog, Restored};
 use crate::meta::MetaRecord;
-use crate::queues::{Limits, Selection};
-use crate::reader::{LogReader, ReadError};
+use crate::queues::{Entry, Limits, Picked, QueueIx, Queues, Selection};
+use crate::reader::{LogReader, ReadError, ReadPlan, Served};
+use crate::upkeep::Upkeep;
+use bytes::Bytes;
 use keepmq_protocol::body::TagFilter;
-use keepmq_protocol::record::Draft;
-use keepmq_protocol::{LogOffset, QueueOffset, Topic};
+use keepmq_protocol::message::{self, property};
+use keepmq_protocol::record::{self, Draft, PROPERTIES_MAX};
+use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset, Topic};
 use keepmq_world::{Mono, Now, Timestamp};
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// When a record counts as kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flush {
-    /// Once it is synced (SYNC_FLUSH).
-    Sync,
-    /// Once it is written (ASYNC_FLUSH); a sync follows by itself.
-    Async,
-}
-
-/// What the store needs to know.
-#[derive(Clone, Debug)]
-pub struct StoreConfig {
-    /// Cluster and broker: part of the store's identity.
-    pub cluster: String,
-    /// Broker name.
-    pub broker: String,
-    /// Bytes of a segment (`mappedFileSizeCommitLog`, 1 GiB). At least 64 KiB.
-    pub segment_bytes: u64,
-    /// When a record is kept.
-    pub flush: Flush,
-    /// ASYNC_FLUSH: longest time that something stays unsynced (`flushIntervalCommitLog`, at most 500 ms).
-    pub flush_interval: Duration,
-    /// ASYNC_FLUSH: most bytes that stay unsynced before a sync is started, 4 MiB.
-    pub flush_bytes: u64,
-    /// Bytes that may wait in memory before appends are refused, 8 MiB a buffer.
-    pub buffer_bytes: usize,
-    /// Zeroed ahead of the tail, 64 MiB (less than a segment: the segment).
-    pub zero_ahead: u64,
-    /// Time between two checkpoints of the queues, 1 s.
-    pub checkpoint_interval: Duration,
-    /// Metadata records that make a snapshot due, 64 MiB.
-    pub snapshot_bytes: u64,
-    /// Segments whose last record is older are removed (`fileReservedTime`).
-    pub keep: Duration,
-    /// Where clients find messages; written into metadata records.
-    pub store_host: SocketAddr,
-    /// A store that somebody else has used since (another program, a copy) is taken over only when this is set.
-    pub adopt: bool,
-    /// Identity of a store that is made by this open.
-    pub new_id: [u8; 16],
-    /// Seed of the queue table's hash.
-    pub seed: u64,
-}
-
-/// What `open` found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recovered {
-    /// The store did not exist.
-    pub created: bool,
-    /// Where the log ends.
-    pub end: LogOffset,
-    /// Records read again.
-    pub scanned: u64,
-    /// Bytes cut from the tail because the end of the log was torn.
-    pub cut: u64,
-    /// The broker's tables as of the last snapshot; empty when there is none.
-    pub tables: Vec<u8>,
-}
-
-/// Why a store cannot be opened. Every text says which file, what is wrong, and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The operating system refused.
-    #[error(transparent)]
-    Io(#[from] JobError),
-    /// A file of ours is not what it should be.
-    #[error("{path}: {what}. {todo}")]
-    Damaged {
-        /// Which file.
-        path: String,
-        /// What is wrong, with positions and sizes.
-        what: String,
-        /// What the operator can do.
-        todo: String,
-    },
-    /// The store belongs to somebody else.
-    #[error("{what}. {todo}")]
-    Foreign {
-        /// Whose it is.
-        what: String,
-        /// What the operator can do.
-        todo: String,
-    },
-    /// The configuration does not fit the store.
-    #[error("{0}")]
-    Config(String),
-}
 
 /// Where a record went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,20 +95,71 @@ pub struct StoreState {
 
 /// The log, its queues and the metadata snapshot; owned by the broker core.
 pub struct Store<D: Disk> {
-    files: Arc<Files<D>>,
+    pub(crate) files: Arc<Files<D>>,
+    pub(crate) config: StoreConfig,
+    pub(crate) store_id: [u8; 16],
+    pub(crate) queues: Queues,
+    pub(crate) log: CommitLog,
+    pub(crate) upkeep: Upkeep,
+    /// Queues that gained visible messages since they were asked for; some perhaps twice.
+    pub(crate) grown: Vec<QueueIx>,
+    /// The first I/O error. Nothing moves after it.
+    pub(crate) stopped: Option<Arc<JobError>>,
+    /// Where in the metadata queue the records behind the loaded snapshot begin.
+    meta_from: QueueOffset,
+    /// Memory of a chunk that readers no longer need, to be filled again.
+    pub(crate) spare: Option<Vec<u8>>,
+    pub(crate) flushes: u64,
+    pub(crate) flushed_records: u64,
 }
+
+/// Bounds of one read of metadata records.
+const REPLAY: Limits = Limits { messages: 512, bytes: 4 << 20, scanned: 512 };
 
 impl<D: Disk> Store<D> {
     /// Opens or creates the store on `disk` and recovers: cuts and erases a torn tail, refuses rot, rebuilds the queues.
     /// The caller holds the store's lock. Reads and writes files: the only call of this type that does.
     pub fn open(disk: D, config: StoreConfig, now: Now) -> Result<(Self, Recovered), OpenError> {
-        let _ = (disk, config, now);
-        todo!()
+        let restored = log::restore(disk, &config)?;
+        let upkeep = Upkeep::new(&restored, now);
+        let Restored { files, identity, queues, log, meta_from, recovered, .. } = restored;
+        let store = Self {
+            files: Arc::new(files),
+            config,
+            store_id: identity.store_id,
+            queues,
+            log,
+            upkeep,
+            grown: Vec::new(),
+            stopped: None,
+            meta_from,
+            spare: None,
+            flushes: 0,
+            flushed_records: 0,
+        };
+        Ok((store, recovered))
     }
 
     /// Metadata records behind the snapshot that `open` loaded, in order; for the broker to apply to its tables, once, at start.
     pub fn replay(&self) -> Result<Vec<MetaRecord>, ReadError> {
-        todo!()
+        let mut records = Vec::new();
+        let Some(ix) = self.queues.find(META_TOPIC, 0) else { return Ok(records) };
+        let view = self.queues.view(ix);
+        let reader = self.reader();
+        let mut from = self.meta_from.max(view.min);
+        while from < view.max {
+            let picked = self.queues.pick(ix, from, &TagFilter::all(), REPLAY);
+            let plan = ReadPlan::picked(picked, &TagFilter::all(), REPLAY);
+            let Served::Records { bytes, next, .. } = reader.serve(&plan)? else {
+                unreachable!("a plan of entries gives records")
+            };
+            for piece in &bytes {
+                decode_all(piece, &mut records)?;
+            }
+            assert!(next > from, "a read goes forward: {next} after {from}");
+            from = next;
+        }
+        Ok(records)
     }
 
     /// The shared half, for those who run jobs.
@@ -202,109 +169,261 @@ impl<D: Disk> Store<D> {
 
     /// A reader, for any thread.
     pub fn reader(&self) -> LogReader<D> {
-        todo!()
+        LogReader::new(self.files())
     }
 
     /// Appends one message to its queue.
     pub fn append(&mut self, draft: &Draft<'_>, now: Now) -> Result<Appended, AppendError> {
-        let _ = (draft, now);
-        todo!()
+        let mut draft = *draft;
+        if draft.added.is_empty() && log::batch_count(draft.properties).is_some() {
+            // A client's own property in the place where the store puts its count: another behind it makes it mean nothing.
+            draft.added = BATCH_OF_ONE;
+        }
+        self.place(std::slice::from_ref(&draft), now)?;
+        Ok(self.push(&draft, now))
     }
 
     /// Appends messages that survive together or not at all, to one queue. None is appended when one cannot be.
     /// The first draft's `added` must not yet hold `__BATCHN#`: the store adds it.
     pub fn append_batch(&mut self, drafts: &[Draft<'_>], now: Now) -> Result<Vec<Appended>, AppendError> {
-        let _ = (drafts, now);
-        todo!()
+        let Some(first) = drafts.first() else { return Ok(Vec::new()) };
+        if drafts.len() == 1 {
+            return Ok(vec![self.append(first, now)?]);
+        }
+        let mut added = first.added.to_owned();
+        if !added.is_empty() && !added.ends_with(message::VALUE_END as char) {
+            added.push(message::VALUE_END as char);
+        }
+        message::push(&mut added, property::BATCH, &drafts.len().to_string());
+        let mut drafts = drafts.to_vec();
+        drafts[0].added = &added;
+        self.place(&drafts, now)?;
+        Ok(drafts.iter().map(|draft| self.push(draft, now)).collect())
     }
 
     /// Appends a metadata record. The queues' side of it (a topic deleted) takes effect here, at once and in every replay.
     pub fn append_meta(&mut self, record: &MetaRecord, now: Now) -> Result<Appended, AppendError> {
-        let _ = (record, now);
-        todo!()
+        let body = record.encode();
+        let host = self.config.store_host;
+        let draft = Draft {
+            topic: META_TOPIC,
+            queue_id: 0,
+            flag: 0,
+            sys_flag: 0,
+            born_at: now.wall.0,
+            born_host: host,
+            store_host: host,
+            reconsume_times: 0,
+            prepared: 0,
+            body: &body,
+            body_crc: record::crc(&body),
+            properties: "",
+            added: "",
+        };
+        let appended = self.append(&draft, now)?;
+        log::apply(&mut self.queues, record);
+        self.upkeep.meta_appended(record, appended.at, appended.end);
+        Ok(appended)
+    }
+
+    /// Checks limits and makes room for records that stay together. Nothing has changed when it fails.
+    fn place(&mut self, drafts: &[Draft<'_>], now: Now) -> Result<(), AppendError> {
+        if let Some(error) = &self.stopped {
+            return Err(AppendError::Stopped(Arc::clone(error)));
+        }
+        if self.upkeep.is_closing() {
+            return Err(AppendError::Stopped(Arc::new(JobError {
+                call: "append",
+                path: "commitlog".to_owned(),
+                why: "the store is being closed".to_owned(),
+                no_space: false,
+            })));
+        }
+        let mut bytes = 0;
+        for draft in drafts {
+            let properties = draft.properties_size();
+            if properties > PROPERTIES_MAX {
+                return Err(AppendError::Properties { bytes: properties, max: PROPERTIES_MAX });
+            }
+            bytes += draft.size();
+        }
+        let max = self.log.max_record();
+        if bytes > max {
+            return Err(AppendError::TooLarge { bytes, max });
+        }
+        if self.log.room(bytes)? {
+            self.upkeep.rolled(self.files.base(self.log.appended()));
+        }
+        self.upkeep.appended(now);
+        Ok(())
+    }
+
+    /// Appends a record for which `place` has made room.
+    fn push(&mut self, draft: &Draft<'_>, now: Now) -> Appended {
+        // The wall clock may go back; times in the log do not.
+        let stored = self.log.last_stored.max(now.wall);
+        let ix = self.queues.find_or_add(draft.topic, draft.queue_id);
+        let queue_offset = self.queues.next(ix);
+        let at = self.log.push(draft, queue_offset, stored);
+        let end = self.log.appended();
+        let size = u32::try_from(end - at.0).expect("a record fits into a segment");
+        // What the broker added stands behind what the client sent, and the last of several counts.
+        let tag = message::find(draft.added, property::TAGS).or_else(|| message::find(draft.properties, property::TAGS));
+        self.queues.append(ix, Entry { at, size, tag: tag.map_or(0, message::tag_hash), stored });
+        if keepmq_world::planted!("ack-before-flush") {
+            self.advance();
+        }
+        Appended { at, end: LogOffset(end), queue_offset }
+    }
+
+    /// The commit mark has moved: readers and queues learn of it.
+    pub(crate) fn advance(&mut self) {
+        let commit = self.log.commit();
+        self.files.set_commit(commit);
+        self.queues.advance(LogOffset(commit), &mut self.grown);
     }
 
     /// The next job, when there is one to start now. Ask until it answers `None`, after the events of a turn were handled.
     pub fn next_job(&mut self, now: Now) -> Option<Job> {
-        let _ = now;
-        todo!()
+        if self.stopped.is_some() {
+            return None;
+        }
+        self.flush_job().or_else(|| self.background_job(now))
     }
 
     /// A job has ended. The error is final: the store has stopped, nothing appended after `commit` may be called kept.
     pub fn finished(&mut self, done: JobDone, now: Now) -> Result<(), Arc<JobError>> {
-        let _ = (done, now);
-        todo!()
+        let JobDone { task, outcome } = done;
+        if self.stopped.is_none() {
+            match outcome {
+                Ok(()) => self.done(task, now),
+                Err(error) if error.no_space && task.may_run_out_of_space() => self.no_space(task, &error, now),
+                Err(error) => self.stopped = Some(Arc::new(error)),
+            }
+        }
+        match &self.stopped {
+            Some(error) => Err(Arc::clone(error)),
+            None => Ok(()),
+        }
     }
 
     /// Everything before this position is kept, as configured, and may be seen.
     pub fn commit(&self) -> LogOffset {
-        todo!()
+        LogOffset(self.log.commit())
     }
 
     /// End of the log, in memory.
     pub fn appended(&self) -> LogOffset {
-        todo!()
+        LogOffset(self.log.appended())
     }
 
     /// Takes the queues that gained visible messages since the last call, each once: (topic, queue id).
     pub fn take_grown(&mut self) -> Vec<(Topic, u32)> {
-        todo!()
+        self.grown.sort_unstable();
+        self.grown.dedup();
+        let name = |ix| {
+            let (topic, queue_id) = self.queues.name(ix);
+            (topic.clone(), queue_id)
+        };
+        let names = self.grown.iter().copied().map(name).collect();
+        self.grown.clear();
+        names
     }
 
     /// When `next_job` may have something although nothing happened.
     pub fn deadline(&self) -> Option<Mono> {
-        todo!()
+        self.next_due()
     }
 
     /// A queue as others may see it; `None` when nothing was ever stored in it.
     pub fn queue(&self, topic: &str, queue_id: u32) -> Option<QueueView> {
-        let _ = (topic, queue_id);
-        todo!()
+        self.queues.find(topic, queue_id).map(|ix| self.queues.view(ix))
     }
 
     /// What a pull from `from` gets: decided in memory, or a plan for the reader when older entries are needed.
     /// `from` must lie in `min..max` of the queue's view.
     pub fn select(&self, topic: &str, queue_id: u32, from: QueueOffset, filter: &TagFilter, limits: Limits) -> Selection {
-        let _ = (topic, queue_id, from, filter, limits);
-        todo!()
+        let ix = self.queues.find(topic, queue_id).expect("a queue with a view is there");
+        match self.queues.pick(ix, from, filter, limits) {
+            Picked::Entries { entries, next } if entries.is_empty() => Selection::Nothing { next },
+            picked => Selection::Read(ReadPlan::picked(picked, filter, limits)),
+        }
     }
 
     /// A plan that finds an offset by store time, for the reader. `upper`: the last at or before, else the first at or after.
-    pub fn search(&self, topic: &str, queue_id: u32, time: Timestamp, upper: bool) -> crate::ReadPlan {
-        let _ = (topic, queue_id, time, upper);
-        todo!()
+    pub fn search(&self, topic: &str, queue_id: u32, time: Timestamp, upper: bool) -> ReadPlan {
+        match self.queues.find(topic, queue_id).map(|ix| self.queues.search(ix, time, upper)) {
+            None => ReadPlan::offset(QueueOffset(0)),
+            Some(Ok(offset)) => ReadPlan::offset(offset),
+            Some(Err(cold)) => ReadPlan::search(cold, time, upper),
+        }
+    }
+
+    /// A plan for the store time of a queue's first message (GET_EARLIEST_MSG_STORETIME); `None` when it has no message.
+    pub fn earliest(&self, topic: &str, queue_id: u32) -> Option<ReadPlan> {
+        let ix = self.queues.find(topic, queue_id)?;
+        let view = self.queues.view(ix);
+        (view.min < view.max).then(|| {
+            let first = Limits { messages: 1, bytes: 0, scanned: 1 };
+            ReadPlan::earliest(self.queues.pick(ix, view.min, &TagFilter::all(), first))
+        })
     }
 
     /// Whether the tables should be handed over with [`Store::save`], for a snapshot.
     pub fn wants_tables(&self) -> bool {
-        todo!()
+        self.stopped.is_none() && self.upkeep.wants_tables(self.config.snapshot_bytes)
     }
 
     /// Takes the broker's tables as they are after the last appended record; they become the next snapshot.
     pub fn save(&mut self, tables: Vec<u8>) {
-        let _ = tables;
-        todo!()
+        let meta_from = self.queues.find(META_TOPIC, 0).map_or(QueueOffset(0), |ix| self.queues.next(ix));
+        self.upkeep.save(self.log.appended(), log::join_tables(meta_from, &tables));
     }
 
     /// Files for Java (`config/topics.json` …), to be written in the background; a newer set replaces one that waits.
     pub fn export(&mut self, files: Vec<(&'static str, Vec<u8>)>) {
-        let _ = files;
-        todo!()
+        self.upkeep.export(files.into_iter().map(|(name, bytes)| (name, Bytes::from(bytes))).collect());
     }
 
     /// Appends no more; flushes, checkpoints, saves `tables` and `exports`. `is_closed` when all of it is durable.
     pub fn close(&mut self, tables: Vec<u8>, exports: Vec<(&'static str, Vec<u8>)>) {
-        let _ = (tables, exports);
-        todo!()
+        self.save(tables);
+        self.export(exports);
+        self.upkeep.close();
     }
 
     /// Whether everything that `close` asked for has been done.
     pub fn is_closed(&self) -> bool {
-        todo!()
+        self.stopped.is_none() && self.log.synced == self.log.appended() && self.upkeep.is_closed(self.log.synced)
     }
 
     /// Numbers.
     pub fn state(&self) -> StoreState {
-        todo!()
+        StoreState {
+            min: LogOffset(self.files.min()),
+            synced: LogOffset(self.log.synced),
+            commit: self.commit(),
+            written: LogOffset(self.log.written),
+            appended: self.appended(),
+            flushes: self.flushes,
+            flushed_records: self.flushed_records,
+        }
     }
+}
+
+/// `__BATCHN#` of a record that stands alone.
+const BATCH_OF_ONE: &str = "__BATCHN#\u{1}1\u{2}";
+
+/// The metadata records in a run of records.
+fn decode_all(mut bytes: &[u8], into: &mut Vec<MetaRecord>) -> Result<(), ReadError> {
+    while !bytes.is_empty() {
+        // The reader has checked them, or they never left this process.
+        let record = record::decode_unchecked(bytes).map_err(|error| error.to_string());
+        let decoded = record.and_then(|record| {
+            bytes = &bytes[record.bytes.len()..];
+            MetaRecord::decode(record.body).map_err(|error| format!("position {}: {error}", record.at))
+        });
+        into.push(decoded.map_err(|what| ReadError::Damaged { path: "commitlog".to_owned(), at: 0, what })?);
+    }
+    Ok(())
 }

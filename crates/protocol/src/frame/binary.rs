@@ -61,7 +61,8 @@ fn short(what: &str, len: i64, left: usize) -> FrameError {
 }
 
 fn text<'b>(what: &str, bytes: &'b [u8]) -> Result<Option<Str<'b>>, FrameError> {
-    let text = std::str::from_utf8(bytes).map_err(|error| FrameError::Header(format!("the {what} is no text: {error}")))?;
+    let text =
+        std::str::from_utf8(bytes).map_err(|error| FrameError::Header(format!("the {what} is no text: {error}")))?;
     Ok((!text.is_empty()).then_some(Str::Borrowed(text)))
 }
 

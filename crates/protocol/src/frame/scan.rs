@@ -128,7 +128,9 @@ impl<'b> Scan<'b> {
         self.expect(b'\\')?;
         self.expect(b'u')?;
         let second = self.hex4()?;
-        (0xDC00..0xE000).contains(&second).then(|| 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00))
+        (0xDC00..0xE000)
+            .contains(&second)
+            .then(|| 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00))
             .and_then(char::from_u32)
     }
 
@@ -157,6 +159,3 @@ impl<'b> Scan<'b> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -11,14 +11,16 @@ pub use admin::{CreateTopic, DeleteGroup, DeleteTopic, GroupStats, TopicStats};
 pub use group::{ConsumerList, ConsumersChanged, Unregister};
 pub use offset::{EarliestTime, MaxOffset, MinOffset, QueryOffset, SearchOffset, UpdateOffset, ViewMessage};
 pub use pull::{Pull, PullFlags};
-pub use route::{QueryDataVersion, QueryDataVersionHeader, RegisterBroker, RegisterBrokerHeader, RouteInfo, UnregisterBroker};
+pub use route::{
+    QueryDataVersion, QueryDataVersionHeader, RegisterBroker, RegisterBrokerHeader, RouteInfo, UnregisterBroker,
+};
 pub use send::{Send, SendHeader, SendVia};
 
-use crate::{Response, ResponseCode};
 use crate::body::{CheckClientConfig, Heartbeat, SubscriptionGroup};
 use crate::frame::Frame;
 use crate::header::{FieldSink, HeaderError};
 use crate::json;
+use crate::{Response, ResponseCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

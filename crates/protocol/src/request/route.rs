@@ -100,4 +100,3 @@ pub struct QueryDataVersion<'b> {
     /// The version that the broker has; `None` when the body is empty.
     pub version: Option<DataVersion>,
 }
-

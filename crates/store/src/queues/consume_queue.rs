@@ -1,10 +1,14 @@
-use super::{BlockRef, BlockWrite, Limits};
+//! One queue: its last entries in memory, the blocks that hold the older ones, and where it begins and ends.
+
+use super::block_log::{BlockRef, FULL};
+use super::{BlockFiles, Limits};
 use crate::store::QueueView;
 use keepmq_protocol::body::TagFilter;
-use keepmq_protocol::{LogOffset, QueueOffset, Topic};
-use keepmq_world::{Keyed, Timestamp};
+use keepmq_protocol::{LogOffset, QueueOffset};
+use keepmq_world::Timestamp;
+use std::collections::VecDeque;
 
-/// One message of a queue: 20 bytes on disk.
+/// One message of a queue: 20 bytes, in memory as on disk.
 ///
 /// ```text
 ///  position: u48 │ size: u32 │ tag hash: i32 │ stored, ms: u48
@@ -17,11 +21,37 @@ pub(crate) struct Entry {
     pub(crate) stored: Timestamp,
 }
 
+pub(super) type Packed = [u8; Entry::BYTES];
+
+const U48_MAX: u64 = (1 << 48) - 1;
+
 impl Entry {
     pub(crate) const BYTES: usize = 20;
+
     /// Position behind the record.
     pub(crate) fn end(&self) -> LogOffset {
         LogOffset(self.at.0 + u64::from(self.size))
+    }
+
+    pub(super) fn pack(&self) -> Packed {
+        assert!(self.at.0 <= U48_MAX, "a log ends before 2^48: {}", self.at);
+        let stored = u64::try_from(self.stored.0).expect("times were clamped before");
+        let mut packed = [0; Self::BYTES];
+        packed[..6].copy_from_slice(&self.at.0.to_be_bytes()[2..]);
+        packed[6..10].copy_from_slice(&self.size.to_be_bytes());
+        packed[10..14].copy_from_slice(&self.tag.to_be_bytes());
+        packed[14..].copy_from_slice(&stored.to_be_bytes()[2..]);
+        packed
+    }
+
+    pub(super) fn unpack(packed: &Packed) -> Self {
+        let [a0, a1, a2, a3, a4, a5, s0, s1, s2, s3, t0, t1, t2, t3, m0, m1, m2, m3, m4, m5] = *packed;
+        Self {
+            at: LogOffset(u64::from_be_bytes([0, 0, a0, a1, a2, a3, a4, a5])),
+            size: u32::from_be_bytes([s0, s1, s2, s3]),
+            tag: i32::from_be_bytes([t0, t1, t2, t3]),
+            stored: Timestamp(i64::from_be_bytes([0, 0, m0, m1, m2, m3, m4, m5])),
+        }
     }
 }
 
@@ -30,126 +60,395 @@ impl Entry {
 pub(crate) struct QueueIx(pub(crate) u32);
 
 /// Entries that must be read from a block on disk first.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ColdEntries {
     pub(crate) block: BlockRef,
+    /// Entries before this offset do not count.
     pub(crate) from: QueueOffset,
     /// Entries at or beyond this offset may not be seen.
     pub(crate) visible: QueueOffset,
 }
 
 /// The picked entries, in order, or the block to pick from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Picked {
     Entries { entries: Vec<Entry>, next: QueueOffset },
     Cold(ColdEntries),
 }
 
-/// All queues.
-pub(crate) struct Queues {}
-
 /// The one function that decides what a pull gets: for tails in memory (core) and for blocks from disk (reader).
-/// `entries` begin at offset `from`.
+/// `entries` begin at offset `from`. The answer's offset lies behind the last entry that was dealt with: picked or filtered.
 pub(crate) fn select(
     entries: impl Iterator<Item = Entry>,
     from: QueueOffset,
     filter: &TagFilter,
     limits: Limits,
 ) -> (Vec<Entry>, QueueOffset) {
-    let _ = (entries.count(), from, filter, limits);
-    todo!()
+    let (mut picked, mut bytes, mut next) = (Vec::new(), 0u64, from);
+    for entry in entries.take(limits.scanned.max(1) as usize) {
+        if filter.passes(entry.tag) {
+            bytes += u64::from(entry.size);
+            if !picked.is_empty() && bytes > u64::from(limits.bytes) {
+                break;
+            }
+            picked.push(entry);
+        }
+        next = next.next();
+        if picked.len() >= limits.messages.max(1) as usize {
+            break;
+        }
+    }
+    (picked, next)
 }
 
-impl Queues {
-    pub(crate) fn new(keyed: Keyed) -> Self {
-        let _ = keyed;
-        todo!()
+/// Where `time` falls among entries that begin at `from`: the first at or after it (the end when there is none), or, `upper`,
+/// the last at or before it (the first entry when there is none).
+pub(crate) fn search_entries(entries: &[Entry], from: QueueOffset, time: Timestamp, upper: bool) -> QueueOffset {
+    let found = if upper {
+        entries.partition_point(|entry| entry.stored <= time).saturating_sub(1)
+    } else {
+        entries.partition_point(|entry| entry.stored < time)
+    };
+    QueueOffset(from.0 + found as u64)
+}
+
+/// A durable block, as the directory keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) first: u64,
+    /// Position of the first entry's record.
+    pub(super) position: u64,
+    /// Store time of the first entry.
+    pub(super) stored: i64,
+    pub(super) file: u32,
+    pub(super) at: u32,
+    pub(super) count: u16,
+}
+
+impl Slot {
+    pub(super) fn end(&self) -> u64 {
+        self.first + u64::from(self.count)
     }
-    pub(crate) fn find(&self, topic: &str, queue_id: u32) -> Option<QueueIx> {
-        let _ = (topic, queue_id);
-        todo!()
-    }
-    /// The queue, made when it does not exist. No allocation when it does.
-    pub(crate) fn find_or_add(&mut self, topic: &str, queue_id: u32) -> QueueIx {
-        let _ = (topic, queue_id);
-        todo!()
-    }
-    pub(crate) fn name(&self, ix: QueueIx) -> (&Topic, u32) {
-        let _ = ix;
-        todo!()
-    }
-    /// Offset that the next message gets.
-    pub(crate) fn next(&self, ix: QueueIx) -> QueueOffset {
-        let _ = ix;
-        todo!()
-    }
-    /// Adds the next message. Not visible before `advance` has passed its end.
-    pub(crate) fn append(&mut self, ix: QueueIx, entry: Entry) {
-        let _ = (ix, entry);
-        todo!()
-    }
-    /// Recovery: the queue goes on at `next` (never back).
-    pub(crate) fn set_next(&mut self, ix: QueueIx, next: QueueOffset) {
-        let _ = (ix, next);
-        todo!()
-    }
-    /// Makes every entry that ends at or before `commit` visible; tells each queue that gained one (it may be told twice).
-    pub(crate) fn advance(&mut self, commit: LogOffset, grown: &mut Vec<QueueIx>) {
-        let _ = (commit, grown);
-        todo!()
-    }
-    pub(crate) fn view(&self, ix: QueueIx) -> QueueView {
-        let _ = ix;
-        todo!()
-    }
-    /// What a pull gets. `from` lies in `min..max` of the view.
-    pub(crate) fn pick(&self, ix: QueueIx, from: QueueOffset, filter: &TagFilter, limits: Limits) -> Picked {
-        let _ = (ix, from, filter, limits);
-        todo!()
-    }
-    /// By store time, among visible messages: the offset (Ok), or the block in which it lies (Err).
-    pub(crate) fn search(&self, ix: QueueIx, time: Timestamp, upper: bool) -> Result<QueueOffset, ColdEntries> {
-        let _ = (ix, time, upper);
-        todo!()
-    }
-    /// A deleted topic: its queues are empty, their next offsets go on.
-    pub(crate) fn clear_topic(&mut self, topic: &str) {
-        let _ = topic;
-        todo!()
-    }
-    /// Queues that would lose their last entry if the log began at `min`, with their next offset.
-    pub(crate) fn emptied_by(&self, min: LogOffset) -> Vec<QueueIx> {
-        let _ = min;
-        todo!()
-    }
-    /// Blocks that straddle `min`: the first readable offset of these queues is only known after reading the block.
-    pub(crate) fn straddling(&self, min: LogOffset) -> Vec<(QueueIx, BlockRef)> {
-        let _ = min;
-        todo!()
-    }
-    /// The log now begins at `min`: drops what lies before it. `firsts` are the answers to `straddling`.
-    pub(crate) fn retire(&mut self, min: LogOffset, firsts: &[(QueueIx, QueueOffset)]) {
-        let _ = (min, firsts);
-        todo!()
-    }
-    /// The next piece of the block log: blocks of all tails that changed, with entries that end at or before `synced` only,
-    /// and a mark that says so. `None` when nothing changed. One piece is in flight at a time.
-    pub(crate) fn checkpoint(&mut self, synced: LogOffset) -> Option<BlockWrite> {
-        let _ = synced;
-        todo!()
-    }
-    /// The piece is durable: its blocks join the directory. Returns the position up to which the index is now durable.
-    pub(crate) fn checkpointed(&mut self, write: BlockWrite) -> LogOffset {
-        let _ = write;
-        todo!()
-    }
-    /// The directory (blocks, next offsets, minima of every queue), for the snapshot; only what is durable.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        todo!()
-    }
-    /// The directory of a snapshot; then the blocks behind it (`BlockFile::scan`) are added with `adopt`.
-    pub(crate) fn decode(bytes: &[u8], keyed: Keyed) -> Result<Self, String> {
-        let _ = (bytes, keyed);
-        todo!()
+
+    pub(super) fn block(&self, name: u8) -> BlockRef {
+        let (first, count) = (QueueOffset(self.first), u32::from(self.count));
+        BlockRef { file: self.file, at: u64::from(self.at), first, count, name }
     }
 }
+
+/// One queue. There may be a million: 88 bytes, and what it holds.
+///
+/// ```text
+///            ┌────────── blocks ──────────┐
+///            │              ┌───────────── tail ─────────────┐
+///   ┄┄┄┄┄┄┄┄┄┼──────────────┼─────────────┼──────────┼───────┤
+///   lost    min                         saved     visible   next
+/// ```
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// Index into the table of topics.
+    pub(super) topic: u32,
+    pub(super) id: u32,
+    pub(super) next: u64,
+    /// What lies before it is lost to retention or deletion, and may still have blocks.
+    pub(super) min: u64,
+    /// Messages that wait for commit: the last ones.
+    pub(super) unseen: u32,
+    /// Messages that no durable block holds: the last ones, or, when `min` has passed some of them, offsets.
+    pub(super) unsaved: u32,
+    /// Position and store time of the last message ever.
+    pub(super) last_at: u64,
+    pub(super) last_stored: i64,
+    /// Ends before `next`; holds at least what is unsaved and not lost. Boxed: most queues of many have none.
+    #[expect(clippy::box_collection, reason = "a million idle queues pay 8 bytes instead of 32")]
+    tail: Option<Box<VecDeque<Packed>>>,
+    pub(super) blocks: Vec<Slot>,
+    /// In the list of queues that the next checkpoint looks at.
+    pub(super) dirty: bool,
+    /// Its topic was deleted and no tombstone says so yet. Until then the blocks before `min` stay in the directory: the
+    /// deletion may not be durable, and a snapshot must not be ahead of the log.
+    pub(super) cleared: bool,
+    pub(super) has_lost: bool,
+    /// Appended to since the sweep for cold tails came by.
+    pub(super) touched: bool,
+}
+
+/// What an empty tail costs beside its entries, for the budget of all tails.
+const TAIL_BYTES: usize = 100;
+/// Entries of a tail that a checkpoint leaves in memory.
+const WARM: usize = 2 * FULL;
+
+impl Queue {
+    pub(super) fn new(topic: u32, id: u32) -> Self {
+        Self { topic, id, ..Self::default() }
+    }
+
+    pub(super) fn visible(&self) -> u64 {
+        self.next - u64::from(self.unseen)
+    }
+
+    /// Offset behind the last entry of a durable block.
+    pub(super) fn saved(&self) -> u64 {
+        self.next - u64::from(self.unsaved)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.min == self.next
+    }
+
+    fn tail_first(&self) -> u64 {
+        self.next - self.tail.as_ref().map_or(0, |tail| tail.len() as u64)
+    }
+
+    /// The tail's entries in `from..to`, which it must hold.
+    pub(super) fn tail(&self, from: u64, to: u64) -> impl ExactSizeIterator<Item = &Packed> + Clone {
+        let first = self.tail_first();
+        assert!(first <= from && from <= to && to <= self.next, "a tail holds what is asked of it: {from}..{to}");
+        match &self.tail {
+            Some(tail) => tail.range((from - first) as usize..(to - first) as usize),
+            None => EMPTY.range(..),
+        }
+    }
+
+    /// Where entries of the tail stop to satisfy `before`.
+    pub(super) fn tail_point(&self, before: impl Fn(&Entry) -> bool) -> u64 {
+        let point = self.tail.as_ref().map_or(0, |tail| tail.partition_point(|packed| before(&Entry::unpack(packed))));
+        self.tail_first() + point as u64
+    }
+
+    /// Bytes that the tail holds, by the budget.
+    pub(super) fn held(&self) -> usize {
+        self.tail.as_ref().map_or(0, |tail| TAIL_BYTES + tail.len() * Entry::BYTES)
+    }
+
+    pub(super) fn push(&mut self, mut entry: Entry) {
+        assert!(
+            entry.at.0 >= self.last_at,
+            "positions in a queue only grow: {} follows {} at offset {}",
+            entry.at,
+            self.last_at,
+            self.next
+        );
+        // Times are monotone in a log of ours. In one of another program a clock may have gone back: searches need the order.
+        entry.stored = Timestamp(entry.stored.0.clamp(self.last_stored, U48_MAX as i64));
+        self.tail.get_or_insert_default().push_back(entry.pack());
+        (self.last_at, self.last_stored) = (entry.at.0, entry.stored.0);
+        self.next += 1;
+        self.unseen += 1;
+        self.unsaved += 1;
+        self.touched = true;
+    }
+
+    pub(super) fn view(&self) -> QueueView {
+        let visible = self.visible();
+        // A deletion moves `min` at once; what others see of the queue's end still waits for commit.
+        let min = self.min.min(visible);
+        let last_stored = if self.unseen == 0 {
+            Timestamp(self.last_stored)
+        } else if visible > min && visible > self.tail_first() {
+            self.tail(visible - 1, visible).next().map_or(Timestamp(0), |packed| Entry::unpack(packed).stored)
+        } else {
+            Timestamp(0)
+        };
+        QueueView { min: QueueOffset(min), max: QueueOffset(visible), last_stored, has_lost: self.has_lost }
+    }
+
+    pub(super) fn pick(&self, from: QueueOffset, filter: &TagFilter, limits: Limits, name: u8) -> Picked {
+        let visible = self.visible();
+        assert!(self.min <= from.0 && from.0 < visible, "{from} lies in what can be read: {}..{visible}", self.min);
+        if from.0 >= self.tail_first() {
+            let (entries, next) = select(self.tail(from.0, visible).map(Entry::unpack), from, filter, limits);
+            return Picked::Entries { entries, next };
+        }
+        let behind = self.blocks.partition_point(|slot| slot.first <= from.0);
+        let slot = behind.checked_sub(1).map(|at| self.blocks[at]).filter(|slot| from.0 < slot.end());
+        let block = slot.unwrap_or_else(|| panic!("blocks hold what the tail does not: {from}")).block(name);
+        Picked::Cold(ColdEntries { block, from, visible: QueueOffset(visible) })
+    }
+
+    pub(super) fn search(&self, time: Timestamp, upper: bool, name: u8) -> Result<QueueOffset, ColdEntries> {
+        let QueueView { min, max, .. } = self.view();
+        if min == max {
+            return Ok(max);
+        }
+        let is_before = |stored: i64| if upper { stored <= time.0 } else { stored < time.0 };
+        if self.unseen == 0 && is_before(self.last_stored) {
+            return Ok(if upper { QueueOffset(max.0 - 1) } else { max });
+        }
+        // Where `is_before` ends, there (or, for `upper`, one before) is the answer: in the tail, or in the last block that
+        // begins before it.
+        let warm = self.tail_first().max(min.0).min(max.0);
+        if warm < max.0 && self.tail(warm, max.0).next().is_some_and(|e| is_before(Entry::unpack(e).stored.0)) {
+            let behind = QueueOffset(self.tail_point(|entry| is_before(entry.stored.0)).min(max.0));
+            return Ok(if upper { QueueOffset(behind.0 - 1) } else { behind });
+        }
+        if warm == min.0 {
+            return Ok(min);
+        }
+        let blocks = &self.blocks[self.blocks.partition_point(|slot| slot.end() <= min.0)..];
+        let blocks = &blocks[..blocks.partition_point(|slot| slot.first < warm)];
+        match blocks.partition_point(|slot| is_before(slot.stored)) {
+            0 => Ok(min),
+            n => {
+                let block = blocks[n - 1].block(name);
+                Err(ColdEntries { block, from: block.first.max(min), visible: max })
+            }
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.min = self.next;
+        self.tail = None;
+        self.cleared = true;
+    }
+
+    pub(super) fn set_next(&mut self, next: u64) {
+        assert!(
+            self.is_empty(),
+            "a queue that has entries {}..{} cannot go on at {next}: entries would be missing",
+            self.min,
+            self.next
+        );
+        self.clear();
+        (self.next, self.min, self.unseen, self.unsaved) = (next, next, 0, 0);
+        self.has_lost = true;
+    }
+
+    /// Takes a durable block into the directory. It replaces those that begin at or behind its first offset.
+    pub(super) fn place(&mut self, slot: Slot, name: usize, files: &mut BlockFiles) -> Result<(), String> {
+        let saved = self.saved();
+        if slot.first > saved || slot.end() < saved {
+            return Err(format!("a block holds {}..{} where {saved} goes on", slot.first, slot.end()));
+        }
+        while let Some(old) = self.blocks.pop_if(|old| old.first >= slot.first) {
+            files.less(&old, name);
+        }
+        if let Some(old) = self.blocks.last().filter(|old| old.end() > slot.first) {
+            return Err(format!("a block holds {}..{} where {} goes on", slot.first, slot.end(), old.end()));
+        }
+        // A recovered queue grows by its blocks; in a running one they follow what it has.
+        self.next = self.next.max(slot.end());
+        self.unsaved = u32::try_from(self.next - slot.end()).expect("unsaved messages are in memory");
+        if self.blocks.len() == self.blocks.capacity() {
+            // Most queues of many have one block: growing to four at once would cost a million of them 120 MB.
+            self.blocks.reserve_exact(1 + self.blocks.len() / 2);
+        }
+        files.more(&slot, name);
+        self.blocks.push(slot);
+        Ok(())
+    }
+
+    /// Recovery: a tombstone says that the queue is empty and goes on at `first`.
+    pub(super) fn end_at(&mut self, first: u64, name: usize, files: &mut BlockFiles) -> Result<(), String> {
+        if first < self.next {
+            return Err(format!("the queue ends at {first}, but it went up to {} before", self.next));
+        }
+        (self.next, self.min, self.unsaved) = (first, first, 0);
+        self.drop_dead_blocks(name, files);
+        Ok(())
+    }
+
+    /// A block now lies elsewhere; nothing happens when it has been replaced since.
+    pub(super) fn moved(&mut self, to: Slot, name: usize, files: &mut BlockFiles) {
+        if let Ok(at) = self.blocks.binary_search_by_key(&to.first, |slot| slot.first)
+            && self.blocks[at].count == to.count
+        {
+            files.less(&self.blocks[at], name);
+            files.more(&to, name);
+            self.blocks[at] = to;
+        }
+    }
+
+    /// Forgets blocks that hold only what lies before `min`.
+    pub(super) fn drop_dead_blocks(&mut self, name: usize, files: &mut BlockFiles) {
+        let dead = self.blocks.iter().take_while(|slot| slot.end() <= self.min).count();
+        for slot in self.blocks.drain(..dead) {
+            files.less(&slot, name);
+        }
+        if self.blocks.is_empty() {
+            self.blocks = Vec::new();
+        }
+    }
+
+    /// Where the next block should begin when the durable ones end at `from` and it ends at `to`: shorter ones before it are
+    /// written again with it. So a queue has few blocks, each more than twice as long as the next, and an entry is written few times.
+    pub(super) fn merge_from(&self, from: u64, to: u64) -> u64 {
+        let tail_first = self.tail_first();
+        let mergeable = |first: u64, slot: &&Slot| {
+            slot.end() == first
+                && slot.first >= tail_first
+                && usize::from(slot.count) < FULL
+                && u64::from(slot.count) <= to - first
+        };
+        let mut first = from;
+        for slot in self.blocks.iter().rev() {
+            if !mergeable(first, &slot) {
+                break;
+            }
+            first = slot.first;
+        }
+        first
+    }
+
+    /// Lets go of the tail's entries that a block holds: all (`keep` 0), or those before the last ones.
+    pub(super) fn cool(&mut self, keep: usize) {
+        let (saved, first) = (self.saved().max(self.min), self.tail_first());
+        let Some(tail) = &mut self.tail else { return };
+        let gone = tail.len().saturating_sub(keep).min(saved.saturating_sub(first) as usize);
+        tail.drain(..gone);
+        if tail.is_empty() {
+            self.tail = None;
+        } else if tail.capacity() > 2 * tail.len().max(FULL) {
+            tail.shrink_to_fit();
+        }
+    }
+
+    /// As `cool`, leaving what a warm queue keeps.
+    pub(super) fn cool_old(&mut self) {
+        self.cool(WARM);
+    }
+
+    /// The block that holds both what lies before and what lies behind `min` of the log, or may do so.
+    pub(super) fn straddling(&self, min: LogOffset, name: u8) -> Option<BlockRef> {
+        if self.is_empty() || self.last_at < min.0 {
+            return None;
+        }
+        let behind = self.blocks.partition_point(|slot| slot.position < min.0);
+        let slot = self.blocks[behind.checked_sub(1)?];
+        let is_cut = self.blocks.get(behind).is_none_or(|next| next.position > min.0);
+        (is_cut && slot.end() > self.min).then(|| slot.block(name))
+    }
+
+    /// The log now begins at `min`. `first` is the answer to `straddling`, if it was asked.
+    pub(super) fn retire(&mut self, min: LogOffset, first: Option<QueueOffset>) {
+        if self.is_empty() {
+            return;
+        }
+        let first = if self.last_at < min.0 {
+            self.next
+        } else if self.tail(self.tail_first(), self.next).next().is_some_and(|e| Entry::unpack(e).at <= min) {
+            self.tail_point(|entry| entry.at < min)
+        } else {
+            let behind = self.blocks.partition_point(|slot| slot.position < min.0);
+            match (behind.checked_sub(1), self.blocks.get(behind), first) {
+                (None, ..) => return,
+                (Some(_), Some(next), _) if next.position == min.0 => next.first,
+                (Some(_), _, Some(first)) => first.0,
+                // Not asked: it has become a straddling one only since. The next time it will be.
+                (Some(at), _, None) => self.blocks[at].first,
+            }
+        };
+        if first > self.min {
+            (self.min, self.has_lost) = (first, true);
+            let gone = first.saturating_sub(self.tail_first());
+            if let Some(tail) = &mut self.tail {
+                tail.drain(..(gone as usize).min(tail.len()));
+                if tail.is_empty() {
+                    self.tail = None;
+                }
+            }
+        }
+    }
+}
+
+static EMPTY: VecDeque<Packed> = VecDeque::new();

@@ -1,13 +1,28 @@
 //! All queues of the store: which record is the n-th message of which queue.
 //!
 //! Per queue a tail of entries in memory; full or checkpointed tails go to disk as blocks of one append-only *block log* for
-//! all queues. Everything here can be rebuilt from the commit log.
+//! all queues. Everything here can be made again from the commit log, except where an emptied queue goes on: that stands in
+//! the metadata snapshot.
+//!
+//! ```text
+//!   append ──▶ tail ──advance──▶ visible          pick, search ◀── tail, or a block read by the reader
+//!               └──checkpoint──▶ BlockWrite ──written, synced──▶ checkpointed ──▶ directory ──▶ encode (snapshot)
+//!   decode (snapshot) ──▶ adopt (blocks behind it) ──▶ append (log behind `indexed`)
+//! ```
+
+mod consume_queue;
+mod table;
 
 mod block_log;
-mod consume_queue;
+mod checkpoint;
+mod directory;
+
+pub(crate) mod cursor;
 
 pub(crate) use block_log::{BlockFile, BlockRef, BlockWrite};
-pub(crate) use consume_queue::{ColdEntries, Entry, QueueIx, Queues};
+pub(crate) use checkpoint::BlockFiles;
+pub(crate) use consume_queue::{ColdEntries, Entry, Picked, QueueIx, search_entries, select};
+pub(crate) use table::Queues;
 
 use crate::reader::ReadPlan;
 use keepmq_protocol::QueueOffset;

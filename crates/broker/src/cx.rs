@@ -1,0 +1,93 @@
+use crate::config::BrokerConfig;
+use crate::counters::Counters;
+use crate::pending::{Pending, Stake};
+use crate::serve::{Serve, Task};
+use crate::tables::Tables;
+use keepmq_protocol::frame::Caller;
+use keepmq_protocol::seam::{CallId, Effect};
+use keepmq_protocol::{LogOffset, Request, Response, ResponseCode};
+use keepmq_store::{AppendError, Disk, MetaRecord, Store};
+use keepmq_world::{Mono, Now};
+use std::collections::VecDeque;
+
+/// What a part is lent for the time of one call: the store, the tables, and the ways to answer.
+pub(crate) struct Cx<D: Disk> {
+    pub(crate) config: BrokerConfig,
+    pub(crate) store: Store<D>,
+    pub(crate) tables: Tables,
+    pub(crate) pending: Pending,
+    pub(crate) counters: Counters,
+    /// Time of the event being handled, and of the last one between events.
+    pub(crate) now: Now,
+    pub(crate) effects: VecDeque<Effect<Task>>,
+    calls: u64,
+}
+
+impl<D: Disk> Cx<D> {
+    pub(crate) fn new(config: BrokerConfig, store: Store<D>, tables: Tables, now: Now) -> Self {
+        let pending = Pending::new(config.flush_timeout);
+        let counters = Counters::new(now);
+        Self { config, store, tables, pending, counters, now, effects: VecDeque::new(), calls: 0 }
+    }
+
+    /// Answers at once; nobody, when no answer is wanted.
+    pub(crate) fn reply(&mut self, to: Caller, response: Response) {
+        if !to.oneway {
+            self.effects.push_back(Effect::Reply { to, response });
+        }
+    }
+
+    /// Answers when everything before `end` is kept.
+    pub(crate) fn reply_after(&mut self, to: Caller, end: LogOffset, stake: Stake, response: Response) {
+        if end <= self.store.commit() {
+            self.reply(to, response);
+        } else if !to.oneway {
+            self.pending.hold(to, end, stake, response, self.now.mono);
+        }
+    }
+
+    /// Answers what the tables say. They may be ahead of what is kept; the answer is not.
+    pub(crate) fn reply_from_tables(&mut self, to: Caller, response: Response) {
+        self.reply_after(to, self.tables.end, Stake::Looked, response);
+    }
+
+    /// Has the log itself answer.
+    pub(crate) fn serve(&mut self, serve: Serve) {
+        self.effects.push_back(Effect::Work(Task::Serve(serve)));
+    }
+
+    /// Asks another process; the answer is recognised by the id.
+    pub(crate) fn call(&mut self, peer: &str, request: Request<'static>, until: Mono) -> CallId {
+        self.calls += 1;
+        let call = CallId(self.calls);
+        self.effects.push_back(Effect::Call { call, peer: peer.to_owned(), request, until });
+        call
+    }
+
+    /// Writes a change of the tables into the log and applies it. The answer is the end of the record.
+    pub(crate) fn record(&mut self, record: &MetaRecord) -> Result<LogOffset, AppendError> {
+        let appended = self.store.append_meta(record, self.now)?;
+        self.tables.apply(record, appended.end, self.now.wall);
+        Ok(appended.end)
+    }
+}
+
+/// The answer to something that could not be appended: a definite refusal.
+pub(crate) fn not_appended(error: &AppendError) -> Response {
+    match error {
+        AppendError::Busy { .. } => Response::refuse(
+            ResponseCode::SystemBusy,
+            format!("[REJECTREQUEST]system busy, start flow control for a while: {error}. Send again a little later"),
+        ),
+        AppendError::Full(_) => Response::refuse(
+            ResponseCode::ServiceNotAvailable,
+            format!("the disk is full: {error}. Make room; the broker then accepts messages again by itself"),
+        ),
+        AppendError::Stopped(_) => {
+            Response::refuse(ResponseCode::ServiceNotAvailable, format!("{error}. Send to another broker"))
+        }
+        AppendError::TooLarge { .. } | AppendError::Properties { .. } => {
+            Response::refuse(ResponseCode::MessageIllegal, format!("the message is illegal: {error}. Make it smaller"))
+        }
+    }
+}

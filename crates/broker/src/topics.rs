@@ -1,0 +1,267 @@
+use crate::config::BrokerConfig;
+use keepmq_protocol::body::{DataVersion, TopicConfig, perm};
+use keepmq_protocol::{LogOffset, OWN_PREFIX, RETRY_PREFIX, Topic};
+use keepmq_world::{Keyed, Map, Timestamp};
+use std::collections::BTreeMap;
+
+/// The topic whose settings new topics inherit.
+pub(crate) const DEFAULT_TOPIC: &str = "TBW102";
+/// Most queues of a topic.
+pub(crate) const MAX_QUEUES: u32 = 65_536;
+
+/// System names that RocketMQ reserves wherever they are made. Source: `TopicValidator`.
+const RESERVED: [&str; 10] = [
+    DEFAULT_TOPIC,
+    "SCHEDULE_TOPIC_XXXX",
+    "BenchmarkTest",
+    "RMQ_SYS_TRANS_HALF_TOPIC",
+    "RMQ_SYS_TRACE_TOPIC",
+    "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+    "TRANS_CHECK_MAX_TIME_TOPIC",
+    "SELF_TEST_TOPIC",
+    "OFFSET_MOVED_EVENT",
+    "CHECKPOINT_TOPIC",
+];
+/// Those that no client may send to.
+const NOT_FOR_CLIENTS: [&str; 6] = [
+    "SCHEDULE_TOPIC_XXXX",
+    "RMQ_SYS_TRANS_HALF_TOPIC",
+    "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+    "TRANS_CHECK_MAX_TIME_TOPIC",
+    "SELF_TEST_TOPIC",
+    "OFFSET_MOVED_EVENT",
+];
+
+/// Whether it is one of KeepMQ's own, which nobody outside sees.
+pub(crate) fn is_own(topic: &str) -> bool {
+    topic.starts_with(OWN_PREFIX)
+}
+
+/// Whether clients may never send to it.
+pub(crate) fn is_closed_to_clients(topic: &str) -> bool {
+    NOT_FOR_CLIENTS.contains(&topic)
+}
+
+/// The topic table: system topics, which follow from the configuration and are made at every start, and topics that are
+/// records of the log. Only the latter are in snapshots and exports: Java, too, makes its system topics by itself.
+pub(crate) struct Topics {
+    table: Map<Topic, Entry>,
+    /// How many are records.
+    recorded: usize,
+    /// Version of the table. Every start is a version of its own: it may have lost changes that were never kept.
+    pub(crate) version: DataVersion,
+    /// End of the last record that changed it.
+    pub(crate) changed_at: LogOffset,
+}
+
+struct Entry {
+    config: TopicConfig,
+    system: bool,
+}
+
+impl Topics {
+    /// The system topics. `version` is the last one known of the table before.
+    pub(crate) fn new(keyed: Keyed, config: &BrokerConfig, version: DataVersion, wall: Timestamp) -> Self {
+        let mut topics = Self { table: keyed.map(), recorded: 0, version, changed_at: LogOffset::default() };
+        topics.next_version(wall);
+        let read_write = perm::READ | perm::WRITE;
+        let mut system = vec![
+            ("SELF_TEST_TOPIC".to_owned(), 1, read_write),
+            ("BenchmarkTest".to_owned(), 1024, read_write),
+            ("OFFSET_MOVED_EVENT".to_owned(), 1, read_write),
+            (config.cluster.clone(), 16, read_write | perm::INHERIT),
+            (config.name.clone(), 1, read_write | perm::INHERIT),
+        ];
+        if config.auto_create_topic {
+            system.push((DEFAULT_TOPIC.to_owned(), config.default_topic_queues, read_write | perm::INHERIT));
+        }
+        for (name, queues, perm) in system {
+            // A host name may be no topic name (it may hold dots); then this topic does not exist, as nobody could ask for it.
+            if let Ok(topic) = Topic::new(&name) {
+                topics.table.insert(topic, Entry { config: settings(name, queues, perm), system: true });
+            }
+        }
+        topics
+    }
+
+    fn next_version(&mut self, wall: Timestamp) {
+        self.version.counter += 1;
+        self.version.timestamp = wall.0;
+    }
+
+    pub(crate) fn get(&self, topic: &str) -> Option<&TopicConfig> {
+        self.table.get(topic).map(|entry| &entry.config)
+    }
+
+    /// The name as it is kept, with its settings.
+    pub(crate) fn find(&self, topic: &str) -> Option<(&Topic, &TopicConfig)> {
+        self.table.get_key_value(topic).map(|(name, entry)| (name, &entry.config))
+    }
+
+    /// Whether operators may neither make nor delete it.
+    pub(crate) fn is_system(&self, topic: &str) -> bool {
+        RESERVED.contains(&topic)
+            || topic.starts_with("rmq_sys_")
+            || self.table.get(topic).is_some_and(|entry| entry.system)
+    }
+
+    /// How many are records of the log; what `max_topics` limits.
+    pub(crate) fn recorded(&self) -> usize {
+        self.recorded
+    }
+
+    /// All that others may see, by name.
+    pub(crate) fn all(&self) -> BTreeMap<String, TopicConfig> {
+        self.table.values().map(|entry| (entry.config.topic_name.clone(), entry.config.clone())).collect()
+    }
+
+    /// Those that are records, by name.
+    pub(crate) fn records(&self) -> BTreeMap<&str, &TopicConfig> {
+        let recorded = self.table.iter().filter(|(_, entry)| !entry.system);
+        recorded.map(|(topic, entry)| (topic.as_str(), &entry.config)).collect()
+    }
+
+    /// Takes a topic from a record. False: its name is none.
+    pub(crate) fn insert(&mut self, config: TopicConfig, end: LogOffset, wall: Timestamp) -> bool {
+        let Ok(topic) = Topic::new(&config.topic_name) else { return false };
+        let before = self.table.insert(topic, Entry { config, system: false });
+        self.recorded += usize::from(before.is_none_or(|before| before.system));
+        self.changed(end, wall);
+        true
+    }
+
+    pub(crate) fn remove(&mut self, topic: &str, end: LogOffset, wall: Timestamp) {
+        if let Some(entry) = self.table.swap_remove(topic) {
+            self.recorded -= usize::from(!entry.system);
+            self.changed(end, wall);
+        }
+    }
+
+    fn changed(&mut self, end: LogOffset, wall: Timestamp) {
+        self.changed_at = end;
+        self.next_version(wall);
+    }
+
+    /// Settings of a topic that a send would create: inherited from `default`, which must allow that. The text says why not.
+    pub(crate) fn inherit(
+        &self,
+        topic: &str,
+        default: &str,
+        queues: i32,
+        unit: bool,
+        max: usize,
+    ) -> Result<TopicConfig, String> {
+        if self.recorded >= max {
+            return Err(format!(
+                "topic[{topic}] not exist, and this broker has its limit of {max} topics: delete some, or raise maxTopics"
+            ));
+        }
+        let retry = topic.starts_with(RETRY_PREFIX);
+        let unit_flag = if unit { 1 << usize::from(retry) } else { 0 };
+        let made = match self.get(default).filter(|config| config.perm & perm::INHERIT != 0) {
+            Some(config) => {
+                let queues = u32::try_from(queues).unwrap_or(0).min(config.write_queue_nums);
+                settings(topic.to_owned(), queues, config.perm & !perm::INHERIT)
+            }
+            None if retry => settings(topic.to_owned(), 1, perm::READ | perm::WRITE),
+            None => {
+                return Err(format!(
+                    "topic[{topic}] not exist, apply first please! It is not created by a send, because {default:?} is \
+                     no topic of this broker that others are made after (autoCreateTopicEnable)"
+                ));
+            }
+        };
+        Ok(TopicConfig { topic_sys_flag: unit_flag, ..made })
+    }
+}
+
+/// Settings with as many queues to read as to write.
+pub(crate) fn settings(topic_name: String, queues: u32, perm: i32) -> TopicConfig {
+    TopicConfig { topic_name, read_queue_nums: queues, write_queue_nums: queues, perm, ..TopicConfig::default() }
+}
+
+/// Applies `+name=value,-name` to a topic's attributes. `before` is `None` for a new topic. The text says what is wrong.
+pub(crate) fn edit_attributes(
+    before: Option<&BTreeMap<String, String>>,
+    edits: &str,
+) -> Result<BTreeMap<String, String>, String> {
+    let mut attributes = before.cloned().unwrap_or_default();
+    for edit in edits.split(',').map(str::trim).filter(|edit| !edit.is_empty()) {
+        if let Some(edit) = edit.strip_prefix('+') {
+            let (name, value) = edit.split_once('=').ok_or_else(|| format!("attribute {edit:?} has no value"))?;
+            check_attribute(name, value)?;
+            if before.is_some() && is_fixed(name) && attributes.get(name).is_none_or(|now| now != value) {
+                return Err(format!("attempt to update an unchangeable attribute. key: {name}"));
+            }
+            attributes.insert(name.to_owned(), value.to_owned());
+        } else if let Some(edit) = edit.strip_prefix('-') {
+            let name = edit.split('=').next().unwrap_or(edit);
+            if before.is_none() {
+                return Err(format!("only add attribute is supported while creating topic. key: {name}"));
+            }
+            if is_fixed(name) {
+                return Err(format!("attempt to update an unchangeable attribute. key: {name}"));
+            }
+            if attributes.remove(name).is_none() {
+                return Err(format!("attempt to delete a nonexistent key: {name}"));
+            }
+        } else {
+            return Err(format!("attribute {edit:?} begins with neither + (set) nor - (delete)"));
+        }
+    }
+    Ok(attributes)
+}
+
+fn is_fixed(name: &str) -> bool {
+    matches!(name, "queue.type" | "cleanup.policy")
+}
+
+fn check_attribute(name: &str, value: &str) -> Result<(), String> {
+    let known = match name {
+        "message.type" => matches!(value, "UNSPECIFIED" | "NORMAL" | "FIFO" | "DELAY" | "TRANSACTION" | "MIXED"),
+        "queue.type" if value == "BatchCQ" => return Err("queue.type=BatchCQ is not supported yet: use SimpleCQ".into()),
+        "queue.type" => value == "SimpleCQ",
+        "cleanup.policy" if value == "COMPACTION" => {
+            return Err("cleanup.policy=COMPACTION is not supported yet: use DELETE".into());
+        }
+        "cleanup.policy" => value == "DELETE",
+        "reserve.time" => value.parse::<i64>().is_ok_and(|time| time >= -1),
+        _ => return Err(format!("unsupported key: {name}")),
+    };
+    if known { Ok(()) } else { Err(format!("value is not valid: {name}={value}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_edited_as_rocketmq_edits_them() {
+        let text = |attributes: BTreeMap<String, String>| {
+            attributes.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+        };
+        let edit = |before: Option<&str>, edits| {
+            let before = before.map(|before| {
+                let pair = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+                before.split_whitespace().filter_map(pair).collect::<BTreeMap<_, _>>()
+            });
+            edit_attributes(before.as_ref(), edits).map(text)
+        };
+        assert_eq!(edit(None, "+message.type=FIFO, +queue.type=SimpleCQ"), Ok("message.type=FIFO queue.type=SimpleCQ".into()));
+        assert_eq!(edit(Some("message.type=FIFO reserve.time=5"), "-message.type"), Ok("reserve.time=5".into()));
+        assert_eq!(edit(Some(""), ""), Ok(String::new()));
+        for (before, edits) in [
+            (None, "-message.type"),
+            (None, "message.type=FIFO"),
+            (None, "+message.type"),
+            (None, "+message.type=ODD"),
+            (None, "+colour=red"),
+            (None, "+queue.type=BatchCQ"),
+            (None, "+cleanup.policy=COMPACTION"),
+            (Some(""), "-reserve.time"),
+            (Some("queue.type=SimpleCQ"), "-queue.type"),
+        ] {
+            assert!(edit(before, edits).is_err(), "{before:?} {edits}");
+        }
+    }
+}

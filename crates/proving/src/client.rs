@@ -1,0 +1,280 @@
+//! A blocking client that speaks frames, several requests in flight if wanted.
+
+use anyhow::{Context, Result, bail, ensure};
+use keepmq_protocol::frame::{self, Form, FRAME_MAX};
+use keepmq_protocol::header::Str;
+use keepmq_protocol::message::{self, property};
+use keepmq_protocol::record::{self, Found};
+use keepmq_protocol::request::{
+    CreateTopic, MaxOffset, MinOffset, Pull, Send, SendHeader, SendVia, UpdateOffset,
+};
+use keepmq_protocol::{LogOffset, QueueOffset, Request, Response};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Longest wait for an answer; longer than the broker's own `syncFlushTimeout`.
+const ANSWER: Duration = Duration::from_secs(20);
+/// Most bytes that are read at once.
+const CHUNK: usize = 256 * 1024;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Client {
+    stream: TcpStream,
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+    /// Bytes of `incoming` that were answered with already.
+    taken: usize,
+    opaque: i32,
+}
+
+/// A message that a pull found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Where in its queue.
+    pub offset: QueueOffset,
+    /// Where in the log.
+    pub position: LogOffset,
+    /// The body.
+    pub body: Vec<u8>,
+    /// The property string.
+    pub properties: String,
+}
+
+/// The answer to a pull.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pulled {
+    /// The code on the wire.
+    pub code: i32,
+    /// Offset to go on from.
+    pub next: i64,
+    /// Lowest offset.
+    pub min: i64,
+    /// Offset behind the highest.
+    pub max: i64,
+    /// What was found.
+    pub messages: Vec<Message>,
+}
+
+/// What an accepted send was answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The queue.
+    pub queue: u32,
+    /// Where in it.
+    pub offset: QueueOffset,
+    /// Where in the log.
+    pub position: LogOffset,
+}
+
+impl Client {
+    /// Connects.
+    pub fn connect(addr: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&addr, ANSWER).with_context(|| format!("cannot reach {addr}"))?;
+        stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
+        stream.set_read_timeout(Some(ANSWER)).context("cannot set a time limit")?;
+        stream.set_write_timeout(Some(ANSWER)).context("cannot set a time limit")?;
+        Ok(Self { stream, outgoing: Vec::new(), incoming: Vec::new(), taken: 0, opaque: 0 })
+    }
+
+    /// Prepares a request; [`Client::flush`] sends it. Answers its number.
+    pub fn post(&mut self, request: &Request<'_>) -> i32 {
+        self.opaque += 1;
+        frame::write_request(&mut self.outgoing, self.opaque, Form::Json, false, request);
+        self.opaque
+    }
+
+    /// Sends what was prepared.
+    pub fn flush(&mut self) -> Result<()> {
+        let sent = self.stream.write_all(&self.outgoing).context("cannot send");
+        self.outgoing.clear();
+        sent
+    }
+
+    /// Sends bytes as they are.
+    pub fn raw(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stream.write_all(bytes).context("cannot send")
+    }
+
+    /// The next response, and the number of the request it answers. `None`: the other side has closed the connection.
+    pub fn next(&mut self) -> Result<Option<(i32, Response)>> {
+        loop {
+            if let Some(response) = self.next_received()? {
+                return Ok(Some(response));
+            }
+            let len = self.incoming.len();
+            self.incoming.resize(len + CHUNK, 0);
+            let read = self.stream.read(&mut self.incoming[len..]);
+            self.incoming.truncate(len + read.as_ref().copied().unwrap_or(0));
+            if read.context("no answer")? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The next response that has come in whole already.
+    pub fn next_received(&mut self) -> Result<Option<(i32, Response)>> {
+        if let Some(raw) = frame::cut(&self.incoming[self.taken..], FRAME_MAX)? {
+            let read = frame::read(&raw)?;
+            ensure!(read.is_response(), "a request with code {} came from the broker", read.code);
+            let response = (read.opaque, Response::read(&read));
+            self.taken += raw.size;
+            return Ok(Some(response));
+        }
+        self.incoming.drain(..self.taken);
+        self.taken = 0;
+        Ok(None)
+    }
+
+    /// Asks one thing and waits for its answer. Nothing else may be in flight.
+    pub fn ask(&mut self, request: &Request<'_>) -> Result<Response> {
+        let asked = self.post(request);
+        self.flush()?;
+        let (answered, response) = self.next()?.context("the connection was closed instead of an answer")?;
+        ensure!(asked == answered, "request {asked} was answered as {answered}");
+        Ok(response)
+    }
+
+    /// As [`Client::ask`]; anything but SUCCESS is an error.
+    pub fn must(&mut self, request: &Request<'_>) -> Result<Response> {
+        let response = self.ask(request)?;
+        if !response.is_ok() {
+            bail!("request {} was refused with {}: {:?}", request.code(), response.code, response.remark);
+        }
+        Ok(response)
+    }
+
+    /// Creates a topic.
+    pub fn create_topic(&mut self, topic: &str, queues: i32) -> Result<()> {
+        let create = CreateTopic {
+            topic: topic.into(),
+            default_topic: Some("TBW102".into()),
+            read_queues: queues,
+            write_queues: queues,
+            perm: 6,
+            filter_type: Some("SINGLE_TAG".into()),
+            sys_flag: Some(0),
+            order: false,
+            attributes: None,
+        };
+        self.must(&Request::CreateTopic(create)).map(drop)
+    }
+
+    /// Sends one message and waits; any code but SEND_OK is an error.
+    pub fn send(&mut self, topic: &str, queue: i32, body: &[u8]) -> Result<Sent> {
+        let properties = unique_key(0);
+        sent(&self.must(&send_request(topic, queue, body, &properties))?)
+    }
+
+    /// Pulls once, without waiting.
+    pub fn pull(&mut self, topic: &str, queue: i32, offset: i64) -> Result<Pulled> {
+        let pull = Pull {
+            group: "proving".into(),
+            topic: topic.into(),
+            queue_id: queue,
+            offset,
+            max_messages: 1024,
+            // The filter stands in the header.
+            sys_flag: 4,
+            commit_offset: 0,
+            suspend_ms: 0,
+            subscription: Some("*".into()),
+            sub_version: 0,
+            expression_type: None,
+            max_bytes: None,
+        };
+        let response = self.ask(&Request::Pull(pull))?;
+        let number = |name| response.field::<Option<i64>>(name).map(|found| found.unwrap_or(-1));
+        let body: Vec<u8> = response.body.iter().flat_map(|piece| piece.iter().copied()).collect();
+        let (next, min, max) = (number("nextBeginOffset")?, number("minOffset")?, number("maxOffset")?);
+        let messages = messages(&body).with_context(|| format!("{topic} queue {queue} from {offset} on"))?;
+        Ok(Pulled { code: response.code, next, min, max, messages })
+    }
+
+    /// Everything in a queue, from its lowest offset on.
+    pub fn read_queue(&mut self, topic: &str, queue: i32) -> Result<Vec<Message>> {
+        let mut at = self.must(&Request::MinOffset(MinOffset { topic: topic.into(), queue_id: queue }))?.field("offset")?;
+        let mut found = Vec::new();
+        loop {
+            let pulled = self.pull(topic, queue, at)?;
+            match pulled.code {
+                0 => ensure!(pulled.next > at, "{topic} queue {queue}: a pull at {at} goes on at {}", pulled.next),
+                19 if pulled.max == at => return Ok(found),
+                code => bail!("{topic} queue {queue}: a pull at {at} was answered with {code} ({pulled:?})"),
+            }
+            at = pulled.next;
+            found.extend(pulled.messages);
+        }
+    }
+
+    /// The offset behind a queue's highest.
+    pub fn max_offset(&mut self, topic: &str, queue: i32) -> Result<i64> {
+        let asked = MaxOffset { topic: topic.into(), queue_id: queue, committed: None };
+        Ok(self.must(&Request::MaxOffset(asked))?.field("offset")?)
+    }
+
+    /// Commits a group's offset, and waits for the answer.
+    pub fn commit(&mut self, group: &str, topic: &str, queue: i32, offset: i64) -> Result<()> {
+        let commit = UpdateOffset { group: group.into(), topic: topic.into(), queue_id: queue, offset };
+        self.must(&Request::UpdateOffset(commit)).map(drop)
+    }
+}
+
+/// The property string of a message that only needs an id.
+pub fn unique_key(id: u64) -> String {
+    let mut properties = String::new();
+    message::push(&mut properties, property::UNIQ_KEY, &format!("{id:032X}"));
+    properties
+}
+
+/// A send to one queue.
+pub fn send_request<'b>(topic: &'b str, queue: i32, body: &'b [u8], properties: &'b str) -> Request<'b> {
+    let header = SendHeader {
+        producer_group: "proving".into(),
+        topic: topic.into(),
+        default_topic: "TBW102".into(),
+        default_topic_queues: 4,
+        queue_id: queue,
+        sys_flag: 0,
+        born_at: 1,
+        flag: 0,
+        properties: Some(Str::Borrowed(properties)),
+        reconsume_times: Some(0),
+        unit_mode: false,
+        max_reconsume_times: None,
+        batch: false,
+        broker_name: None,
+    };
+    Request::Send(Send { via: SendVia::V2, header, body })
+}
+
+/// The place that an accepted send was given.
+pub fn sent(response: &Response) -> Result<Sent> {
+    let id: Str<'_> = response.field("msgId")?;
+    let position = id.get(id.len().saturating_sub(16)..).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    Ok(Sent {
+        queue: u32::try_from(response.field::<i32>("queueId")?).context("a negative queue")?,
+        offset: QueueOffset(u64::try_from(response.field::<i64>("queueOffset")?).context("a negative offset")?),
+        position: LogOffset(position.with_context(|| format!("{id:?} is no message id"))?),
+    })
+}
+
+/// The records of a pull's body, checked as they are on disk.
+fn messages(body: &[u8]) -> Result<Vec<Message>> {
+    let mut rest = body;
+    let mut messages = Vec::new();
+    while !rest.is_empty() {
+        // The position is part of what is checked on disk; here the record says it itself.
+        let at = record::decode_unchecked(rest)?.at;
+        let Found::Record(record) = record::decode(rest, at)? else { bail!("a blank in the answer to a pull") };
+        rest = &rest[record.bytes.len()..];
+        messages.push(Message {
+            offset: record.queue_offset,
+            position: record.at,
+            body: record.body.to_vec(),
+            properties: record.properties.to_owned(),
+        });
+    }
+    Ok(messages)
+}

@@ -1,0 +1,92 @@
+use crate::job::JobError;
+use keepmq_protocol::LogOffset;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// When a record counts as kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// Once it is synced (SYNC_FLUSH).
+    Sync,
+    /// Once it is written (ASYNC_FLUSH); a sync follows by itself.
+    Async,
+}
+
+/// What the store needs to know.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Cluster and broker: part of the store's identity.
+    pub cluster: String,
+    /// Broker name.
+    pub broker: String,
+    /// Bytes of a segment (`mappedFileSizeCommitLog`, 1 GiB). At least 64 KiB.
+    pub segment_bytes: u64,
+    /// When a record is kept.
+    pub flush: Flush,
+    /// ASYNC_FLUSH: longest time that something stays unsynced (`flushIntervalCommitLog`, at most 500 ms).
+    pub flush_interval: Duration,
+    /// ASYNC_FLUSH: most bytes that stay unsynced before a sync is started, 4 MiB.
+    pub flush_bytes: u64,
+    /// Bytes that may wait in memory before appends are refused, 8 MiB a buffer.
+    pub buffer_bytes: usize,
+    /// Zeroed ahead of the tail, 64 MiB (less than a segment: the segment).
+    pub zero_ahead: u64,
+    /// Time between two checkpoints of the queues, 1 s.
+    pub checkpoint_interval: Duration,
+    /// Metadata records that make a snapshot due, 64 MiB.
+    pub snapshot_bytes: u64,
+    /// Segments whose last record is older are removed (`fileReservedTime`).
+    pub keep: Duration,
+    /// Where clients find messages; written into metadata records.
+    pub store_host: SocketAddr,
+    /// A store that somebody else has used since (another program, a copy) is taken over only when this is set.
+    pub adopt: bool,
+    /// Identity of a store that is made by this open.
+    pub new_id: [u8; 16],
+    /// Seed of the queue table's hash.
+    pub seed: u64,
+}
+
+/// What `open` found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The store did not exist.
+    pub created: bool,
+    /// Where the log ends.
+    pub end: LogOffset,
+    /// Records read again.
+    pub scanned: u64,
+    /// Bytes cut from the tail because the end of the log was torn.
+    pub cut: u64,
+    /// The broker's tables as of the last snapshot; empty when there is none.
+    pub tables: Vec<u8>,
+}
+
+/// Why a store cannot be opened. Every text says which file, what is wrong, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] JobError),
+    /// A file of ours is not what it should be.
+    #[error("{path}: {what}. {todo}")]
+    Damaged {
+        /// Which file.
+        path: String,
+        /// What is wrong, with positions and sizes.
+        what: String,
+        /// What the operator can do.
+        todo: String,
+    },
+    /// The store belongs to somebody else.
+    #[error("{what}. {todo}")]
+    Foreign {
+        /// Whose it is.
+        what: String,
+        /// What the operator can do.
+        todo: String,
+    },
+    /// The configuration does not fit the store.
+    #[error("{0}")]
+    Config(String),
+}

@@ -1,0 +1,244 @@
+use crate::disk::{Disk, File};
+use crate::job::JobError;
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+/// The folder of segments, as RocketMQ names it.
+pub(crate) const LOG_DIR: &str = "commitlog";
+/// The folder of everything that is ours alone.
+pub(crate) const OWN_DIR: &str = "keepmq";
+/// The reserved next segment, before it has its name.
+pub(crate) const NEXT: &str = "keepmq/next";
+
+/// Bytes of sealed chunks that stay in memory for readers.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// Where the segment that begins at `base` lies.
+pub(crate) fn segment_path(base: u64) -> PathBuf {
+    PathBuf::from(format!("{LOG_DIR}/{base:020}"))
+}
+
+/// Sealed bytes of the log, all in one segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Chunk {
+    /// Position of the first.
+    pub(crate) at: u64,
+    pub(crate) bytes: Bytes,
+}
+
+impl Chunk {
+    pub(crate) fn end(&self) -> u64 {
+        self.at + self.bytes.len() as u64
+    }
+}
+
+/// The half of the store that jobs and readers share: the disk, the open segments, the last sealed chunks.
+pub struct Files<D: Disk> {
+    pub(crate) disk: D,
+    pub(crate) segment_bytes: u64,
+    segments: RwLock<BTreeMap<u64, Arc<D::File>>>,
+    others: Mutex<BTreeMap<PathBuf, Arc<D::File>>>,
+    chunks: Mutex<Chunks>,
+    commit: AtomicU64,
+    min: AtomicU64,
+}
+
+/// The last sealed chunks, oldest first. Readers find in them what consumers ask for most: what has just been written.
+#[derive(Debug, Default)]
+pub(crate) struct Chunks {
+    chunks: VecDeque<Chunk>,
+    bytes: usize,
+}
+
+impl Chunks {
+    /// The chunk that holds position `at`.
+    pub(crate) fn find(&self, at: u64) -> Option<&Chunk> {
+        let after = self.chunks.partition_point(|chunk| chunk.at <= at);
+        self.chunks.get(after.checked_sub(1)?).filter(|chunk| at < chunk.end())
+    }
+
+    /// Adds the newest; answers an evicted buffer that nobody uses any more, to be filled again.
+    fn push(&mut self, chunk: Chunk) -> Option<Vec<u8>> {
+        self.bytes += chunk.bytes.len();
+        self.chunks.push_back(chunk);
+        let mut spare = None;
+        while self.bytes > CACHE_BYTES && self.chunks.len() > 1 {
+            let old = self.chunks.pop_front().expect("more than one is there");
+            self.bytes -= old.bytes.len();
+            if old.bytes.is_unique() {
+                spare = Some(Vec::from(old.bytes));
+            }
+        }
+        spare
+    }
+}
+
+/// A lock whose holders never panic half-way through a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<D: Disk> Files<D> {
+    pub(crate) fn new(disk: D, segment_bytes: u64) -> Self {
+        Self {
+            disk,
+            segment_bytes,
+            segments: RwLock::default(),
+            others: Mutex::default(),
+            chunks: Mutex::default(),
+            commit: AtomicU64::new(0),
+            min: AtomicU64::new(0),
+        }
+    }
+
+    /// First position of the segment that holds `at`.
+    pub(crate) fn base(&self, at: u64) -> u64 {
+        at - at % self.segment_bytes
+    }
+
+    pub(crate) fn commit(&self) -> u64 {
+        self.commit.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_commit(&self, at: u64) {
+        self.commit.store(at, Ordering::Release);
+    }
+
+    pub(crate) fn min(&self) -> u64 {
+        self.min.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_min(&self, at: u64) {
+        self.min.store(at, Ordering::Release);
+    }
+
+    /// Keeps a sealed chunk for readers.
+    pub(crate) fn remember(&self, chunk: Chunk) -> Option<Vec<u8>> {
+        lock(&self.chunks).push(chunk)
+    }
+
+    /// Gives the memory of remembered chunks back.
+    pub(crate) fn forget_chunks(&self) {
+        *lock(&self.chunks) = Chunks::default();
+    }
+
+    pub(crate) fn chunks(&self) -> MutexGuard<'_, Chunks> {
+        lock(&self.chunks)
+    }
+
+    pub(crate) fn segment(&self, base: u64) -> Option<Arc<D::File>> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner).get(&base).cloned()
+    }
+
+    pub(crate) fn open_segment(&self, base: u64) -> Result<Arc<D::File>, JobError> {
+        let path = segment_path(base);
+        let file = Arc::new(self.disk.open(&path).map_err(failed("open", &path))?);
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(base, Arc::clone(&file));
+        Ok(file)
+    }
+
+    pub(crate) fn forget_segment(&self, base: u64) {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).remove(&base);
+    }
+
+    /// A file that is no segment, opened at most once.
+    pub(crate) fn file(&self, path: &Path) -> Result<Arc<D::File>, JobError> {
+        if let Some(file) = lock(&self.others).get(path) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(self.disk.open(path).map_err(failed("open", path))?);
+        lock(&self.others).insert(path.to_owned(), Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Makes a file; what an interrupted attempt left under the name goes first.
+    pub(crate) fn create(&self, path: &Path, len: u64) -> Result<Arc<D::File>, JobError> {
+        lock(&self.others).remove(path);
+        let file = match self.disk.create(path, len) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.disk.remove(path).map_err(failed("remove", path))?;
+                self.disk.create(path, len)
+            }
+            done => done,
+        };
+        let file = Arc::new(file.map_err(failed("create", path))?);
+        lock(&self.others).insert(path.to_owned(), Arc::clone(&file));
+        Ok(file)
+    }
+
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), JobError> {
+        let mut others = lock(&self.others);
+        others.remove(from);
+        others.remove(to);
+        self.disk.rename(from, to).map_err(failed("rename", from))
+    }
+
+    /// Removes a file; that it is gone already is fine.
+    pub(crate) fn remove(&self, path: &Path) -> Result<(), JobError> {
+        lock(&self.others).remove(path);
+        match self.disk.remove(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn sync_dir(&self, dir: &Path) -> Result<(), JobError> {
+        self.disk.sync_dir(dir).map_err(failed("sync", dir))
+    }
+
+    pub(crate) fn create_dir(&self, dir: &Path) -> Result<(), JobError> {
+        self.disk.create_dir(dir).map_err(failed("create", dir))
+    }
+
+    pub(crate) fn list(&self, dir: &Path) -> Result<Vec<PathBuf>, JobError> {
+        self.disk.list(dir).map_err(failed("list", dir))
+    }
+
+    /// A whole file that is read once; `None` when it does not exist.
+    pub(crate) fn read_whole(&self, path: &Path, max: u64) -> Result<Option<Vec<u8>>, JobError> {
+        let file = match self.disk.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(failed("open", path))?,
+        };
+        let len = file.len().map_err(failed("read", path))?;
+        let size = usize::try_from(len).ok().filter(|_| len <= max).ok_or_else(|| JobError {
+            call: "read",
+            path: path.display().to_string(),
+            why: format!("it has {len} bytes, more than the {max} that it can have"),
+            no_space: false,
+        })?;
+        let mut bytes = vec![0; size];
+        file.read_at(0, &mut bytes).map_err(failed("read", path))?;
+        Ok(Some(bytes))
+    }
+
+    /// Writes a file beside its name, makes it durable and gives it the name: it is there whole or not at all.
+    pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), JobError> {
+        let aside = aside(path);
+        let file = self.create(&aside, bytes.len() as u64)?;
+        file.write_at(0, bytes).map_err(failed("write", &aside))?;
+        file.sync_data().map_err(failed("sync", &aside))?;
+        self.rename(&aside, path)?;
+        self.sync_dir(path.parent().unwrap_or(Path::new("")))
+    }
+}
+
+/// The name a file has until it is whole.
+pub(crate) fn aside(path: &Path) -> PathBuf {
+    path.with_added_extension("tmp")
+}
+
+/// What the operating system said, as an error of ours.
+pub(crate) fn failed(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JobError {
+    let path = path.display().to_string();
+    move |error| JobError {
+        call,
+        path,
+        why: error.to_string(),
+        no_space: matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+    }
+}

@@ -1,0 +1,147 @@
+use crate::disk::{Disk, File};
+use crate::files::{Files, failed, segment_path};
+use crate::job::JobError;
+use keepmq_protocol::LogOffset;
+use keepmq_protocol::record::{self, Found, MAGIC_V1, MAGIC_V2, RecordError};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Bytes read at once.
+const WINDOW: usize = 1 << 20;
+/// First bytes of both magics.
+const LEAD: [u8; 3] = [0xDA, 0xA3, 0x20];
+/// Bytes of a record up to and with its position.
+const UP_TO_POSITION: usize = 36;
+
+/// Reads one segment forward, in large pieces.
+pub(crate) struct Scan<F> {
+    file: Arc<F>,
+    pub(crate) path: PathBuf,
+    /// First position of the segment, and the one behind it.
+    pub(crate) base: u64,
+    pub(crate) end: u64,
+    /// No record is longer.
+    max_record: usize,
+    buffer: Vec<u8>,
+    buffer_at: u64,
+}
+
+/// What lies behind the first position that holds no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// Where a whole record begins that cannot be part of a torn tail.
+    pub(crate) far_record: Option<u64>,
+    /// Position behind the last byte that is not zero.
+    pub(crate) used: u64,
+}
+
+impl<F: File> Scan<F> {
+    pub(crate) fn new<D: Disk<File = F>>(files: &Files<D>, base: u64, max_record: usize) -> Result<Self, JobError> {
+        let file = match files.segment(base) {
+            Some(file) => file,
+            None => files.open_segment(base)?,
+        };
+        let end = base + files.segment_bytes;
+        Ok(Self { file, path: segment_path(base), base, end, max_record, buffer: Vec::new(), buffer_at: base })
+    }
+
+    /// Bytes from `at` on: at least `want`, or what is left of the segment.
+    fn bytes(&mut self, at: u64, want: usize) -> Result<&[u8], JobError> {
+        let left = usize::try_from(self.end - at).unwrap_or(usize::MAX);
+        let want = want.min(left);
+        let have = usize::try_from(at.wrapping_sub(self.buffer_at)).ok().filter(|skip| *skip <= self.buffer.len());
+        let skip = match have {
+            Some(skip) if self.buffer.len() - skip >= want => skip,
+            _ => {
+                self.buffer.resize(want.max(WINDOW).min(left), 0);
+                let read = self.file.read_at(at - self.base, &mut self.buffer);
+                read.map_err(failed("read", &self.path))?;
+                self.buffer_at = at;
+                0
+            }
+        };
+        Ok(&self.buffer[skip..])
+    }
+
+    /// What stands at `at`.
+    pub(crate) fn item(&mut self, at: u64) -> Result<Result<Found<'_>, RecordError>, JobError> {
+        let max = self.max_record;
+        let head = self.bytes(at, 8)?;
+        let number = |at: usize| head.get(at..).and_then(|head| head.first_chunk()).map_or(0, |n| u32::from_be_bytes(*n));
+        // The size is not yet to be trusted: it may ask for no more than the longest record has.
+        let size = match number(4) {
+            MAGIC_V1 | MAGIC_V2 => (number(0) as usize).min(max),
+            _ => 8,
+        };
+        Ok(record::decode(self.bytes(at, size.max(8))?, LogOffset(at)))
+    }
+
+    /// Looks behind `at`, where no record is, until `quiet` bytes in a row are zero; stops at a whole record at or behind `far`.
+    pub(crate) fn behind(&mut self, at: u64, far: u64, quiet: u64) -> Result<Behind, JobError> {
+        let mut behind = Behind { far_record: None, used: at };
+        let mut from = at;
+        while from < self.end && from.saturating_sub(behind.used) < quiet {
+            let bytes = self.bytes(from, WINDOW)?;
+            let window = &bytes[..bytes.len().min(WINDOW)];
+            // Windows overlap by the head of a record, so that none is missed between two.
+            let next = match from + window.len() as u64 {
+                end if end == self.end => end,
+                end => end - UP_TO_POSITION as u64,
+            };
+            if let Some(last) = last_used(window) {
+                behind.used = from + last as u64 + 1;
+                let begins_here = |start: &usize| {
+                    let position = window.get(start + UP_TO_POSITION - 8..).and_then(|field| field.first_chunk());
+                    position.is_some_and(|position| u64::from_be_bytes(*position) == from + *start as u64)
+                };
+                let candidates: Vec<u64> = memchr::memmem::find_iter(window, &LEAD)
+                    .filter_map(|magic| magic.checked_sub(4))
+                    .filter(begins_here)
+                    .map(|start| from + start as u64)
+                    .filter(|start| *start > at && *start >= far)
+                    .collect();
+                for start in candidates {
+                    if matches!(self.item(start)?, Ok(Found::Record(_))) {
+                        behind.far_record = Some(start);
+                        return Ok(behind);
+                    }
+                }
+            }
+            from = next;
+        }
+        Ok(behind)
+    }
+
+    /// Makes everything from `from` to `to` zero, where it is not.
+    pub(crate) fn erase(&mut self, from: u64, to: u64) -> Result<(), JobError> {
+        let mut at = from;
+        while at < to {
+            let bytes = self.bytes(at, WINDOW)?;
+            let len = bytes.len().min(WINDOW).min(usize::try_from(to - at).unwrap_or(usize::MAX));
+            if bytes[..len].iter().any(|byte| *byte != 0) {
+                let zeroes = vec![0; len];
+                self.file.write_at(at - self.base, &zeroes).map_err(failed("write", &self.path))?;
+                self.buffer.clear();
+            }
+            at += len as u64;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn sync(&self) -> Result<(), JobError> {
+        self.file.sync_data().map_err(failed("sync", &self.path))
+    }
+}
+
+/// Where the last byte is that is not zero.
+fn last_used(bytes: &[u8]) -> Option<usize> {
+    let mut end = bytes.len();
+    for block in bytes.rchunks(4096) {
+        // A whole block at once: the compiler turns this into wide compares, and nearly every block is zero.
+        if block.iter().fold(0, |seen, byte| seen | byte) != 0 {
+            return bytes[..end].iter().rposition(|byte| *byte != 0);
+        }
+        end -= block.len();
+    }
+    None
+}

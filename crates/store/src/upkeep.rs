@@ -1,0 +1,593 @@
+//! Which job comes next, and what it means when it has ended.
+
+use crate::checkpoint::{self, Slot};
+use crate::config::Flush;
+use crate::disk::Disk;
+use crate::files::{LOG_DIR, NEXT, OWN_DIR, segment_path};
+use crate::job::{Job, JobError, Lane, SnapshotFile, Step, Target, Task, replace};
+use crate::log::{Batch, Reserved, Restored, Retention, believed, choose, snapshot_path};
+use crate::meta::{MetaRecord, QueueEnd, Snapshot};
+use crate::queues::{BlockFile, BlockWrite};
+use crate::store::Store;
+use bytes::Bytes;
+use keepmq_protocol::LogOffset;
+use keepmq_world::{Mono, Now, Timestamp};
+use std::collections::{BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Time until something for which there was no space is tried again.
+const SPACE_RETRY: Duration = Duration::from_secs(1);
+/// Time between two looks for segments that are old enough to go.
+const RETENTION_EVERY: Duration = Duration::from_secs(10);
+/// Without an append for so long, memory is given back.
+const IDLE: Duration = Duration::from_secs(60);
+/// Most bytes zeroed by one job: the flush that must wait for it waits no longer than this takes.
+const ZERO_PIECE: u64 = 4 << 20;
+/// Zeroing begins at a page.
+const PAGE: u64 = 4096;
+/// Queue ends in one record.
+const ENDS_PER_RECORD: usize = 500;
+
+/// What the background lane has done and has to do.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    /// A background job is under way.
+    busy: bool,
+    /// There was no space: nothing but syncs before this time.
+    retry_at: Option<Mono>,
+    /// When something was written that is not synced (ASYNC_FLUSH).
+    unsynced_since: Option<Mono>,
+    /// The slot written last.
+    slot: Slot,
+    checkpoint_at: Mono,
+    /// A piece of the block log for which there was no space.
+    piece: Option<BlockWrite>,
+    /// The index is durable up to here.
+    indexed: u64,
+    /// End of the last record that deleted a topic: the index must not be ahead of it.
+    deleted_upto: u64,
+    zeroed: Zeroed,
+    /// Snapshots on disk, oldest first: generation and position.
+    snapshots: VecDeque<(u64, u64)>,
+    /// Block files that the newest of them needs, when it was written by this process.
+    needed_blocks: Option<Vec<u32>>,
+    block_files: BTreeSet<u32>,
+    /// The position whose tables they are, and the tables.
+    tables: Option<(u64, Vec<u8>)>,
+    /// A snapshot file for which there was no space.
+    snapshot: Option<SnapshotFile>,
+    /// Bytes of metadata records behind the newest snapshot.
+    meta_bytes: u64,
+    exports: Option<Vec<(&'static str, Bytes)>>,
+    retention: Retention,
+    retention_at: Mono,
+    opened: Now,
+    /// Since when nothing was appended; `None` when memory was given back already.
+    appended_at: Option<Mono>,
+    closing: bool,
+}
+
+/// What is zeroed ahead of the tail.
+#[derive(Debug)]
+struct Zeroed {
+    /// The last segment, up to this position of the log.
+    last: u64,
+    /// The reserved segment, up to this byte.
+    reserved: u64,
+    /// A range that is being zeroed: the segment (`None`: the reserved one) and the first byte in it.
+    under_way: Option<(Option<u64>, u64)>,
+}
+
+impl Upkeep {
+    pub(crate) fn new<D: Disk>(restored: &Restored<D>, now: Now) -> Self {
+        Self {
+            busy: false,
+            retry_at: None,
+            unsynced_since: None,
+            slot: restored.slot,
+            checkpoint_at: now.mono,
+            piece: None,
+            indexed: restored.queues.indexed().0,
+            deleted_upto: 0,
+            zeroed: Zeroed { last: restored.slot.zeroed, reserved: 0, under_way: None },
+            snapshots: restored.snapshots.clone(),
+            needed_blocks: None,
+            block_files: restored.block_files.iter().copied().collect(),
+            tables: None,
+            snapshot: None,
+            meta_bytes: restored.meta_bytes,
+            exports: None,
+            retention: Retention::Idle,
+            retention_at: now.mono + RETENTION_EVERY,
+            opened: now,
+            appended_at: None,
+            closing: false,
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    pub(crate) fn appended(&mut self, now: Now) {
+        self.appended_at = Some(now.mono);
+    }
+
+    /// The log goes on at `base`, in what was the reserved segment.
+    pub(crate) fn rolled(&mut self, base: u64) {
+        self.zeroed.last = base + std::mem::take(&mut self.zeroed.reserved);
+    }
+
+    pub(crate) fn meta_appended(&mut self, record: &MetaRecord, at: LogOffset, end: LogOffset) {
+        self.meta_bytes += end.0 - at.0;
+        if matches!(record, MetaRecord::TopicDeleted(_)) {
+            self.deleted_upto = end.0;
+        }
+    }
+
+    pub(crate) fn save(&mut self, at: u64, tables: Vec<u8>) {
+        self.tables = Some((at, tables));
+        self.meta_bytes = 0;
+    }
+
+    pub(crate) fn export(&mut self, files: Vec<(&'static str, Bytes)>) {
+        self.exports = Some(files);
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    pub(crate) fn is_closed(&self, synced: u64) -> bool {
+        self.closing
+            && !self.busy
+            && self.tables.is_none()
+            && self.snapshot.is_none()
+            && self.exports.is_none()
+            && self.piece.is_none()
+            && self.slot.durable == synced
+    }
+
+    pub(crate) fn wants_tables(&self, snapshot_bytes: u64) -> bool {
+        let on_its_way = self.tables.is_some() || self.snapshot.is_some();
+        !self.closing && !on_its_way && (self.meta_bytes >= snapshot_bytes || self.retention_waits())
+    }
+
+    /// Whether the removal of segments needs a snapshot that is not there yet. Both that are kept must reach it: if the
+    /// newest cannot be read one day, the other needs the log behind it.
+    fn retention_waits(&self) -> bool {
+        let Retention::Saving { target, ends } = self.retention else { return false };
+        let covers = |snapshot: Option<&(u64, u64)>, position| snapshot.is_some_and(|(_, at)| *at >= position);
+        !(covers(self.snapshots.front(), target) && covers(self.snapshots.back(), ends))
+    }
+}
+
+impl<D: Disk> Store<D> {
+    // ---- the flush lane --------------------------------------------------------------------------------------------------
+
+    /// Everything that has gathered, as one flush.
+    pub(crate) fn flush_job(&mut self) -> Option<Job> {
+        if !self.log.wants_flush() || self.waits_for_zeroes() {
+            return None;
+        }
+        let at = self.log.handed();
+        let Batch { chunks, records, bytes } = self.log.take(self.spare.take());
+        let upto = self.log.handed();
+        let mut steps = Vec::with_capacity(chunks.len() + 1);
+        let mut synced = self.log.synced;
+        let mut segment = self.files.base(at);
+        for chunk in chunks {
+            let base = self.files.base(chunk.at);
+            if base != segment {
+                // The old segment is durable before the new one has its name: so a bad record in any but the last is rot.
+                steps.push(Step::Sync(Target::Segment(segment)));
+                steps.push(Step::Rename { from: NEXT.into(), to: segment_path(base) });
+                if !keepmq_world::planted!("directory-not-synced") {
+                    steps.push(Step::SyncDir(LOG_DIR.into()));
+                    steps.push(Step::SyncDir(OWN_DIR.into()));
+                }
+                steps.push(Step::OpenSegment(base));
+                (segment, synced) = (base, base);
+            }
+            if let Some(spare) = self.files.remember(chunk.clone()) {
+                self.spare = Some(spare);
+            }
+            steps.push(Step::Write { target: Target::Segment(base), at: chunk.at - base, bytes: chunk.bytes });
+        }
+        if self.config.flush == Flush::Sync {
+            steps.push(Step::Sync(Target::Segment(segment)));
+            synced = upto;
+        }
+        Some(Job::new(Lane::Flush, Task::Flush { at, upto, bytes, records, synced }, steps))
+    }
+
+    /// Whether the bytes to be flushed reach into a range that is being zeroed.
+    fn waits_for_zeroes(&self) -> bool {
+        let end = self.log.appended();
+        match self.upkeep.zeroed.under_way {
+            None => false,
+            Some((Some(base), from)) => end > base + from,
+            Some((None, _)) => self.files.base(end) != self.files.base(self.log.written),
+        }
+    }
+
+    // ---- the background lane ---------------------------------------------------------------------------------------------
+
+    /// The most urgent thing besides flushes.
+    pub(crate) fn background_job(&mut self, now: Now) -> Option<Job> {
+        if self.upkeep.appended_at.is_some_and(|at| now.mono.since(at) >= IDLE) {
+            self.upkeep.appended_at = None;
+            self.log.shrink();
+            self.files.forget_chunks();
+            self.spare = None;
+        }
+        if self.upkeep.busy {
+            return None;
+        }
+        let job = self.sync_job(now).or_else(|| {
+            if self.upkeep.retry_at.is_some_and(|at| now.mono < at) {
+                return None;
+            }
+            self.upkeep.retry_at = None;
+            self.retire_job()
+                .or_else(|| self.reserve_job())
+                .or_else(|| self.checkpoint_job(now))
+                .or_else(|| self.snapshot_job())
+                .or_else(|| self.export_job())
+                .or_else(|| self.zero_job())
+                .or_else(|| self.retention_job(now))
+        });
+        self.upkeep.busy = job.is_some();
+        job
+    }
+
+    fn sync_job(&mut self, now: Now) -> Option<Job> {
+        let unsynced = self.log.written - self.log.synced;
+        let since = self.upkeep.unsynced_since?;
+        let due = unsynced >= self.config.flush_bytes
+            || now.mono.since(since) >= self.config.flush_interval
+            || self.upkeep.closing;
+        (unsynced > 0 && due).then(|| {
+            self.upkeep.unsynced_since = None;
+            let upto = self.log.written;
+            let steps = vec![Step::Sync(Target::Segment(self.files.base(upto)))];
+            Job::new(Lane::Background, Task::Sync { upto }, steps)
+        })
+    }
+
+    fn reserve_job(&mut self) -> Option<Job> {
+        let rest = self.log.segment_end() - self.log.appended();
+        let size = self.config.segment_bytes;
+        let early = (size / 4).max((2 * self.config.zero_ahead).min(size / 2));
+        // The name is free again once the last roll is on disk.
+        let rolled = self.files.base(self.log.written) == self.files.base(self.log.appended());
+        let due = self.log.reserved != Reserved::Ready && rolled && rest <= early && !self.upkeep.closing;
+        due.then(|| {
+            let next = PathBuf::from(NEXT);
+            let steps = vec![
+                Step::Create { path: next.clone(), len: size },
+                Step::Sync(Target::Path(next)),
+                Step::SyncDir(OWN_DIR.into()),
+            ];
+            Job::new(Lane::Background, Task::Reserve, steps)
+        })
+    }
+
+    /// The slot that says what is durable now, and the steps that write it.
+    fn next_slot(&self, log_min: u64) -> (Slot, [Step; 2]) {
+        let slot = Slot {
+            sequence: self.upkeep.slot.sequence + 1,
+            durable: self.log.synced,
+            log_min,
+            zeroed: self.upkeep.zeroed.last,
+            stored: self.log.last_stored.0,
+        };
+        let target = Target::Path(checkpoint::PATH.into());
+        let bytes = Bytes::copy_from_slice(&slot.encode(self.store_id));
+        (slot, [Step::Write { target: target.clone(), at: slot.place(), bytes }, Step::Sync(target)])
+    }
+
+    /// Whether a checkpoint would say something new, and may be written.
+    fn checkpoint_waits(&self) -> bool {
+        let something = self.log.synced > self.upkeep.slot.durable || self.upkeep.piece.is_some();
+        something && self.upkeep.deleted_upto <= self.log.synced
+    }
+
+    fn checkpoint_job(&mut self, now: Now) -> Option<Job> {
+        let due = self.checkpoint_waits()
+            && (self.upkeep.closing || now.mono.since(self.upkeep.checkpoint_at) >= self.config.checkpoint_interval);
+        due.then(|| {
+            self.upkeep.checkpoint_at = now.mono;
+            // The slot comes first: an index that is durable never names what the slot does not.
+            let (slot, steps) = self.next_slot(self.files.min());
+            let mut steps = Vec::from(steps);
+            let upto = match keepmq_world::planted!("index-ahead-of-log") {
+                true => self.log.appended(),
+                false => self.log.synced,
+            };
+            let piece = self.upkeep.piece.take().or_else(|| self.queues.checkpoint(LogOffset(upto)));
+            if let Some(piece) = &piece {
+                let path = BlockFile::path(piece.file);
+                if piece.at == 0 {
+                    steps.push(Step::Create { path: path.clone(), len: 0 });
+                }
+                steps.push(Step::Piece);
+                steps.push(Step::Sync(Target::Path(path)));
+                if piece.at == 0 {
+                    steps.push(Step::SyncDir(OWN_DIR.into()));
+                }
+            }
+            Job::new(Lane::Background, Task::Checkpoint { slot, piece }, steps)
+        })
+    }
+
+    fn snapshot_job(&mut self) -> Option<Job> {
+        let file = match self.upkeep.snapshot.take() {
+            Some(file) => file,
+            None => {
+                // Only what is synced may be in a snapshot: it is never undone.
+                self.upkeep.tables.as_ref().filter(|(at, _)| *at <= self.log.synced)?;
+                let (at, tables) = self.upkeep.tables.take().expect("looked at above");
+                let generation = self.upkeep.snapshots.back().map_or(1, |(generation, _)| generation + 1);
+                let (store_id, log_min) = (self.store_id, self.files.min());
+                let snapshot = Snapshot { generation, store_id, at, log_min, queues: self.queues.encode(), tables };
+                SnapshotFile { generation, at, bytes: snapshot.encode().into(), blocks: self.queues.live_files() }
+            }
+        };
+        let mut steps = Vec::from(replace(&snapshot_path(file.generation), file.bytes.clone()));
+        steps.push(Step::SyncDir(OWN_DIR.into()));
+        if self.upkeep.snapshots.len() >= 2 {
+            let (oldest, _) = self.upkeep.snapshots[0];
+            steps.push(Step::Remove(snapshot_path(oldest)));
+        }
+        steps.extend(self.dead_blocks(&file).into_iter().map(|dead| Step::Remove(BlockFile::path(dead))));
+        Some(Job::new(Lane::Background, Task::Snapshot(file), steps))
+    }
+
+    /// Block files that neither the newest snapshot nor `file`, which is about to be, needs. Those above the highest
+    /// that either knows came later.
+    fn dead_blocks(&self, file: &SnapshotFile) -> Vec<u32> {
+        let Some(needed) = &self.upkeep.needed_blocks else { return Vec::new() };
+        let highest = needed.iter().max().min(file.blocks.iter().max()).copied().unwrap_or(0);
+        let is_dead = |number: &u32| *number < highest && !needed.contains(number) && !file.blocks.contains(number);
+        self.upkeep.block_files.iter().copied().filter(is_dead).collect()
+    }
+
+    fn export_job(&mut self) -> Option<Job> {
+        if self.upkeep.closing && (self.upkeep.tables.is_some() || self.checkpoint_waits()) {
+            // `abort` goes last: until then RocketMQ would have to check everything.
+            return None;
+        }
+        let files = self.upkeep.exports.take()?;
+        let mut steps = Vec::new();
+        let mut dirs = BTreeSet::new();
+        for (name, bytes) in &files {
+            let path = Path::new(name);
+            let dir = path.parent().unwrap_or(Path::new(""));
+            if dirs.insert(dir.to_owned()) {
+                steps.push(Step::CreateDir(dir.to_owned()));
+            }
+            steps.extend(replace(path, bytes.clone()));
+        }
+        steps.extend(replace(Path::new(JAVA_CHECKPOINT), java_checkpoint(self.log.last_stored)));
+        if self.upkeep.closing {
+            steps.push(Step::Remove(JAVA_ABORT.into()));
+        }
+        dirs.insert(PathBuf::new());
+        steps.extend(dirs.into_iter().map(Step::SyncDir));
+        Some(Job::new(Lane::Background, Task::Export(files), steps))
+    }
+
+    fn zero_job(&mut self) -> Option<Job> {
+        let ahead = self.config.zero_ahead;
+        if ahead == 0 || self.upkeep.closing {
+            return None;
+        }
+        let (end, segment_end) = (self.log.appended(), self.log.segment_end());
+        let base = segment_end - self.config.segment_bytes;
+        // A segment that has been taken but has not its name yet can wait.
+        let named = self.files.base(self.log.written) == base;
+        // Beyond what is in the buffers: that will be written anyway.
+        let from = self.upkeep.zeroed.last.max(end.next_multiple_of(PAGE));
+        let (base, from, limit, target) = if named && from < segment_end && from < end + ahead / 2 {
+            (Some(base), from - base, (end + ahead).min(segment_end) - base, Target::Segment(base))
+        } else if self.log.reserved == Reserved::Ready && self.upkeep.zeroed.reserved < ahead.min(self.config.segment_bytes)
+        {
+            (None, self.upkeep.zeroed.reserved, ahead.min(self.config.segment_bytes), Target::Path(NEXT.into()))
+        } else {
+            return None;
+        };
+        let to = limit.min(from + ZERO_PIECE);
+        self.upkeep.zeroed.under_way = Some((base, from));
+        let steps = vec![Step::Zero { target: target.clone(), from, to }, Step::Sync(target)];
+        Some(Job::new(Lane::Background, Task::Zero { base, from, to }, steps))
+    }
+
+    // ---- retention -------------------------------------------------------------------------------------------------------
+
+    fn retention_job(&mut self, now: Now) -> Option<Job> {
+        match self.upkeep.retention {
+            Retention::Idle => {
+                self.look_for_old_segments(now);
+                None
+            }
+            Retention::Saving { target, .. } => {
+                if self.upkeep.retention_waits() || self.upkeep.indexed < target {
+                    return None;
+                }
+                let queues = self.queues.straddling(LogOffset(target));
+                let step = |(queue, block)| Step::FirstIn { queue, block, min: target };
+                let steps: Vec<_> = queues.into_iter().map(step).collect();
+                if steps.is_empty() {
+                    self.retire(target, &[]);
+                    return self.retire_job();
+                }
+                self.upkeep.retention = Retention::Surveying;
+                Some(Job::new(Lane::Background, Task::Survey { min: target, firsts: Vec::new() }, steps))
+            }
+            Retention::Surveying | Retention::Removing { .. } => None,
+        }
+    }
+
+    /// When the oldest segments may go, writes down where the queues that they empty go on.
+    fn look_for_old_segments(&mut self, now: Now) {
+        if now.mono < self.upkeep.retention_at || self.upkeep.closing {
+            return;
+        }
+        self.upkeep.retention_at = now.mono + RETENTION_EVERY;
+        let uptime = i64::try_from(now.mono.since(self.upkeep.opened.mono).as_millis()).unwrap_or(i64::MAX);
+        let steady = Timestamp(self.upkeep.opened.wall.0.saturating_add(uptime));
+        let believed = believed(now.wall, self.log.last_stored, steady);
+        let Some(target) =
+            choose(&self.log.closed, self.config.segment_bytes, believed, self.config.keep, self.log.synced)
+        else {
+            return;
+        };
+        let end = |ix| {
+            let (topic, queue_id) = self.queues.name(ix);
+            QueueEnd { topic: topic.to_string(), queue_id, next: self.queues.next(ix).0 }
+        };
+        let ends: Vec<QueueEnd> = self.queues.emptied_by(LogOffset(target)).into_iter().map(end).collect();
+        for ends in ends.chunks(ENDS_PER_RECORD) {
+            if self.append_meta(&MetaRecord::QueueEnds(ends.to_vec()), now).is_err() {
+                // Busy: at the next look, from the beginning. What was written twice does no harm.
+                return;
+            }
+        }
+        self.upkeep.retention = Retention::Saving { target, ends: self.log.appended() };
+    }
+
+    /// The log begins at `min` for everybody from here on.
+    fn retire(&mut self, min: u64, firsts: &[(crate::queues::QueueIx, keepmq_protocol::QueueOffset)]) {
+        self.queues.retire(LogOffset(min), firsts);
+        self.files.set_min(min);
+        self.upkeep.retention = Retention::Removing { target: min };
+    }
+
+    fn retire_job(&mut self) -> Option<Job> {
+        let Retention::Removing { target } = self.upkeep.retention else { return None };
+        // The mark first: after it, a segment that is still there is left over, one that is missing is not missed.
+        let (slot, steps) = self.next_slot(target);
+        let mut steps = Vec::from(steps);
+        let bases: Vec<u64> = self.log.closed.iter().map(|age| age.base).take_while(|base| *base < target).collect();
+        for base in &bases {
+            steps.push(Step::ForgetSegment(*base));
+            steps.push(Step::Remove(segment_path(*base)));
+        }
+        steps.push(Step::SyncDir(LOG_DIR.into()));
+        Some(Job::new(Lane::Background, Task::Retire { slot, bases }, steps))
+    }
+
+    // ---- what a finished job means ---------------------------------------------------------------------------------------
+
+    /// A job has ended well.
+    pub(crate) fn done(&mut self, task: Task, now: Now) {
+        if !matches!(task, Task::Flush { .. }) {
+            self.upkeep.busy = false;
+        }
+        match task {
+            Task::Flush { upto, bytes, records, synced, .. } => {
+                self.log.flushed(upto, bytes, synced);
+                self.flushes += 1;
+                self.flushed_records += records;
+                if self.log.written > self.log.synced {
+                    self.upkeep.unsynced_since.get_or_insert(now.mono);
+                }
+                self.advance();
+            }
+            Task::Sync { upto } => {
+                self.log.synced(upto);
+                if self.log.written > self.log.synced {
+                    self.upkeep.unsynced_since.get_or_insert(now.mono);
+                }
+            }
+            Task::Reserve => self.log.reserved = Reserved::Ready,
+            Task::Zero { base, to, .. } => {
+                let zeroed = &mut self.upkeep.zeroed;
+                zeroed.under_way = None;
+                match base {
+                    Some(base) => zeroed.last = zeroed.last.max(base + to),
+                    None if self.log.reserved == Reserved::Ready => zeroed.reserved = to,
+                    // It has been taken meanwhile, and its flush waits.
+                    None => zeroed.last = zeroed.last.max(self.files.base(self.log.appended()) + to),
+                }
+            }
+            Task::Checkpoint { slot, piece } => {
+                self.upkeep.slot = slot;
+                if let Some(piece) = piece {
+                    self.upkeep.block_files.insert(piece.file);
+                    self.upkeep.indexed = self.queues.checkpointed(piece).0;
+                }
+            }
+            Task::Snapshot(file) => {
+                let dead = self.dead_blocks(&file);
+                self.upkeep.block_files.retain(|number| !dead.contains(number));
+                self.upkeep.snapshots.push_back((file.generation, file.at));
+                while self.upkeep.snapshots.len() > 2 {
+                    self.upkeep.snapshots.pop_front();
+                }
+                self.upkeep.needed_blocks = Some(file.blocks);
+            }
+            Task::Export(_) => {}
+            Task::Survey { min, firsts } => self.retire(min, &firsts),
+            Task::Retire { slot, bases } => {
+                self.upkeep.slot = slot;
+                self.log.closed.retain(|age| !bases.contains(&age.base));
+                self.upkeep.retention = Retention::Idle;
+            }
+        }
+    }
+
+    /// A job ran out of space where that does no harm: it is done again later.
+    pub(crate) fn no_space(&mut self, task: Task, error: &JobError, now: Now) {
+        self.upkeep.busy = false;
+        self.upkeep.retry_at = Some(now.mono + SPACE_RETRY);
+        match task {
+            Task::Reserve => self.log.reserved = Reserved::NoSpace(error.to_string()),
+            Task::Checkpoint { piece, .. } => self.upkeep.piece = piece,
+            Task::Snapshot(file) => self.upkeep.snapshot = Some(file),
+            Task::Export(files) => {
+                self.upkeep.exports.get_or_insert(files);
+            }
+            task => unreachable!("{task:?} may not run out of space"),
+        }
+    }
+
+    /// When the next job is due, if none is asked for before.
+    pub(crate) fn next_due(&self) -> Option<Mono> {
+        let upkeep = &self.upkeep;
+        if self.stopped.is_some() {
+            return None;
+        }
+        let idle = upkeep.appended_at.map(|at| at + IDLE);
+        if upkeep.busy {
+            return idle;
+        }
+        let sync = upkeep.unsynced_since.map(|since| since + self.config.flush_interval);
+        let checkpoint = self.checkpoint_waits().then(|| upkeep.checkpoint_at + self.config.checkpoint_interval);
+        let looks = upkeep.retention == Retention::Idle && !self.log.closed.is_empty() && !upkeep.closing;
+        let retention = looks.then_some(upkeep.retention_at);
+        let later = |due: Mono| upkeep.retry_at.map_or(due, |retry| due.max(retry));
+        let background = checkpoint.into_iter().chain(retention).map(later).chain(upkeep.retry_at).min();
+        [idle, sync, background].into_iter().flatten().min()
+    }
+}
+
+// ---- exports for Java --------------------------------------------------------------------------------------------------
+
+const JAVA_CHECKPOINT: &str = "checkpoint";
+/// A file whose presence tells RocketMQ that the last stop was none.
+pub(crate) const JAVA_ABORT: &str = "abort";
+
+/// RocketMQ's checkpoint: the store time of the log's last record; no consume queue, no index. So it builds both from the
+/// whole log.
+///
+/// ```text
+///  0 log: i64 │ 8 consume queue: i64 │ 16 index: i64 │ zeroes up to 4096
+/// ```
+fn java_checkpoint(last_stored: Timestamp) -> Bytes {
+    let mut bytes = vec![0; 4096];
+    bytes[..8].copy_from_slice(&last_stored.0.to_be_bytes());
+    bytes.into()
+}

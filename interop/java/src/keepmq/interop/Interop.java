@@ -1,0 +1,1 @@
+package keepmq.interop; final class Interop { public static void main(String[] a) {} }

@@ -1,0 +1,234 @@
+//! The steps of `cargo xtask test`, in the order in which they fail soonest.
+
+use crate::run::{cargo, command, lines, quiet, root, target};
+use crate::tally::{Counts, Tally};
+use crate::tidy;
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Step {
+    /// Floors, waterline, budgets, walks, links and commands of the documents.
+    Tidy,
+    /// rustfmt and clippy.
+    Lint,
+    /// All `cargo test`.
+    Unit,
+    /// The simulated world, and the planted bugs that it must find.
+    Sim,
+    /// Real processes: kills, power cuts, bad input, memory.
+    Crash,
+    /// RocketMQ's own clients.
+    Interop,
+}
+
+impl Step {
+    pub(crate) const ALL: &[Self] = &[Self::Tidy, Self::Lint, Self::Unit, Self::Sim, Self::Crash, Self::Interop];
+}
+
+/// How much of everything.
+pub(crate) struct Sizes {
+    pub(crate) seeds: u64,
+    pub(crate) first_seed: u64,
+    /// Seeds in which a planted bug must be found.
+    pub(crate) planted_seeds: u64,
+    pub(crate) kills: u64,
+    pub(crate) power_cuts: u64,
+}
+
+impl Sizes {
+    pub(crate) const CI: Self = Self { seeds: 300, first_seed: 1, planted_seeds: 1000, kills: 30, power_cuts: 20 };
+    pub(crate) const NIGHT: Self =
+        Self { seeds: 20_000, first_seed: 1, planted_seeds: 1000, kills: 200, power_cuts: 500 };
+}
+
+pub(crate) fn run(steps: &[Step], sizes: &Sizes, mut tally: Tally) -> Result<bool> {
+    for step in steps {
+        match step {
+            Step::Tidy => tidy(&mut tally)?,
+            Step::Lint => {
+                check(&mut tally, "lint: rustfmt", "fmt --all --check")?;
+                check(&mut tally, "lint: clippy", "clippy --workspace --all-targets -- -D warnings")?;
+            }
+            Step::Unit => unit(&mut tally)?,
+            Step::Sim => sim(&mut tally, sizes)?,
+            Step::Crash => crash(&mut tally, sizes)?,
+            Step::Interop => interop(&mut tally)?,
+        }
+    }
+    Ok(tally.close())
+}
+
+fn check(tally: &mut Tally, what: &str, cargo_words: &str) -> Result<()> {
+    let began = Instant::now();
+    match quiet(&mut cargo(cargo_words))? {
+        Ok(()) => tally.pass(what, Some(began.elapsed())),
+        Err(why) => tally.fail(what, &why),
+    }
+    Ok(())
+}
+
+/// Builds; answers whether it could be built.
+fn build(tally: &mut Tally, what: &str, cargo_words: &str) -> Result<bool> {
+    match quiet(&mut cargo(cargo_words))? {
+        Ok(()) => Ok(true),
+        Err(why) => {
+            tally.fail(what, &why);
+            Ok(false)
+        }
+    }
+}
+
+fn tidy(tally: &mut Tally) -> Result<()> {
+    let project = tidy::Project::read(&root())?;
+    for (rule, check) in tidy::RULES {
+        let faults = check(&project);
+        match faults.is_empty() {
+            true => tally.pass(&format!("tidy: {rule}"), None),
+            false => tally.fail(&format!("tidy: {rule}"), &format!("\n  {}", faults.join("\n  "))),
+        }
+    }
+    Ok(())
+}
+
+/// Every test binary with at least one test is a check.
+fn unit(tally: &mut Tally) -> Result<()> {
+    let mut running = String::from("cargo test");
+    let mut said = Vec::new();
+    let mut failures = 0;
+    let good = lines(&mut cargo("test --workspace --no-fail-fast"), |line| {
+        let word = line.trim_start();
+        if let Some(what) = word.strip_prefix("Running ").or_else(|| word.strip_prefix("Doc-tests ")) {
+            what.clone_into(&mut running);
+            said.clear();
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            match result.starts_with("ok.") {
+                true if result.contains(" 0 passed; 0 failed") => {}
+                true => tally.pass(&format!("unit: {running}: {result}"), None),
+                false => {
+                    failures += 1;
+                    tally.fail(&format!("unit: {running}"), &format!("{result}\n  {}", said.join("\n  ")));
+                }
+            }
+        } else {
+            said.push(line.to_owned());
+        }
+    })?;
+    if !good && failures == 0 {
+        tally.fail("unit", &format!("cargo test failed before any test did\n  {}", said.join("\n  ")));
+    }
+    Ok(())
+}
+
+fn sim(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
+    if !build(tally, "sim: build", "build --quiet --profile sim -p keepmq-sim")? {
+        return Ok(());
+    }
+    let sim = target().join("sim/keepmq-sim");
+    let Sizes { seeds, first_seed, planted_seeds, .. } = sizes;
+    let mut play = |what: &str, words: &str| -> Result<()> {
+        let began = Instant::now();
+        match quiet(command(&sim).args(words.split_whitespace()))? {
+            Ok(()) => tally.pass(&format!("sim: {what}"), Some(began.elapsed())),
+            Err(why) => tally.fail(&format!("sim: {what}"), &why),
+        }
+        Ok(())
+    };
+    play(
+        &format!("{seeds} seeds from {first_seed} on, every rare path reached"),
+        &format!("run --seeds {seeds} --seed {first_seed} --require-sometimes"),
+    )?;
+    for bug in tidy::planted_bugs(&root())? {
+        play(&format!("finds the planted bug {bug}"), &format!("run --planted {bug} --seeds {planted_seeds}"))?;
+    }
+    let mut results = Vec::new();
+    let dir = root().join("sim/results");
+    if dir.is_dir() {
+        for entry in std::fs::read_dir(&dir).context("cannot list sim/results")? {
+            results.push(entry.context("cannot list sim/results")?.path());
+        }
+    }
+    results.sort();
+    let results: Vec<_> = results.iter().filter(|path| path.extension().is_some_and(|ext| ext == "json")).collect();
+    for path in results {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        play(&format!("the same traces as in {name}"), &format!("check {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Builds the product, alone: together with the simulator Cargo would compile the planted bugs into it.
+fn build_product(tally: &mut Tally, step: &str) -> Result<bool> {
+    Ok(build(tally, &format!("{step}: build of keepmq"), "build --quiet --release -p keepmq")?
+        && build(tally, &format!("{step}: build of proving"), "build --quiet --release -p keepmq-proving")?)
+}
+
+fn crash(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
+    if !build_product(tally, "crash")? {
+        return Ok(());
+    }
+    let Sizes { kills, power_cuts, .. } = sizes;
+    proving(tally, &format!("kills --mode sync --count {kills}"))?;
+    proving(tally, &format!("kills --mode async --count {kills}"))?;
+    proving(tally, &format!("powercuts --count {power_cuts}"))?;
+    // Its own folder, and a profile that builds fast: it must only be wrong in one place.
+    let planted = "build --quiet --profile sim -p keepmq --features planted --target-dir";
+    let dir = target().join("planted");
+    if build(tally, "crash: build of keepmq with planted bugs", &format!("{planted} {}", dir.display()))? {
+        let binary = dir.join("sim/keepmq");
+        proving(
+            tally,
+            &format!("powercuts --count {power_cuts} --binary {} --planted ack-before-flush", binary.display()),
+        )?;
+    }
+    proving(tally, "hostile")?;
+    proving(tally, "dev")?;
+    proving(tally, "rss")
+}
+
+fn interop(tally: &mut Tally) -> Result<()> {
+    if !build_product(tally, "interop")? {
+        return Ok(());
+    }
+    let golden = target().join("golden");
+    let words = format!("run --quiet -p keepmq-protocol --example golden_ours {}", golden.display());
+    if build(tally, "interop: writing golden files", &words)? {
+        proving(tally, &format!("interop --golden {}", golden.display()))?;
+    }
+    acceptance(tally)
+}
+
+/// RocketMQ's own integration tests, where they lie beside the project.
+fn acceptance(tally: &mut Tally) -> Result<()> {
+    let suite = root().join("../shared/acceptance/java-it/run");
+    if !suite.is_file() {
+        tally.skip("interop: RocketMQ's integration tests", "there is no ../shared");
+        return Ok(());
+    }
+    proving(tally, &format!("acceptance --suite {}", suite.display()))
+}
+
+/// Lets the proving program check; it counts as we do.
+fn proving(tally: &mut Tally, words: &str) -> Result<()> {
+    let program: PathBuf = target().join("release/keepmq-proving");
+    let mut words: Vec<&str> = words.split_whitespace().collect();
+    let binary = target().join("release/keepmq");
+    let binary = binary.to_string_lossy();
+    if !words.contains(&"--binary") {
+        words.extend(["--binary", &binary]);
+    }
+    if tally.strict() {
+        words.push("--strict");
+    }
+    let mut counts = None;
+    let good = lines(command(&program).args(&words), |line| match Counts::read(line) {
+        Some(read) => counts = Some(read),
+        None => println!("{line}"),
+    })?;
+    match counts {
+        Some(counts) if good == (counts.failed == 0) => tally.add(&counts),
+        _ => tally.fail(&words.join(" "), "it ended without counting its checks"),
+    }
+    Ok(())
+}
