@@ -1,2 +1,29 @@
-//! x
+//! # keepmq-sim: the seeded universe
+//!
+//! One seed is one universe: brokers, name servers and clients with one virtual clock, a disk that keeps only what it has
+//! promised, a net whose connections end, and a list of things that go wrong. The cores in it are the ones that are
+//! shipped; only the world is made up. The same seed gives the same universe, event by event.
+//!
+//! - [`run`] runs one seed and gives its [`Report`]: the hash of everything that happened, how often [`RARE`] things did,
+//!   and the [`Violation`] that a checker has found, if any.
+//!
+//! A checker has a name. `kept-not-lost`, `log-is-prefix`, `log-unreadable`, `dense`, `seen-then-gone`, `retention`, `open`
+//! look at a store each time it is opened again; `visible`, `order`, `bad-bytes`, `offset-reused`, `position-reused`,
+//! `timeout-place`, `offset-kept`, `one-answer`, `right-answer`, `codec`, `call`, `exit`, `read` at what is said while
+//! it runs; `routes`, `liveness` and `ledger` (the verdict) at what is true when everything is well again.
+
+mod broker_node;
+mod checkers;
 mod disk;
+mod faults;
+mod host;
+mod name_node;
+mod net;
+mod stage;
+mod trace;
+mod universe;
+mod workload;
+
+pub use stage::Violation;
+pub use trace::{Counts, RARE};
+pub use universe::{Report, run};

@@ -22,11 +22,28 @@ pub(crate) enum News {
     /// Somebody has connected.
     Opened { peer: NodeId },
     /// A frame on a connection that this node accepted (`asked`) or dialled.
-    Frame { bytes: Vec<u8>, asked: bool },
+    Frame {
+        bytes: Vec<u8>,
+        asked: bool,
+        /// Life of the process at the other end.
+        by: u32,
+    },
     /// A connection that this node accepted is gone.
     ClosedByPeer,
     /// A connection that this node dialled is gone. `accepted`: it had come about.
     DialledClosed { accepted: bool },
+}
+
+impl News {
+    /// For the trace.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Opened { .. } => "a connection",
+            Self::Frame { .. } => "a frame",
+            Self::ClosedByPeer => "the end of a connection",
+            Self::DialledClosed { .. } => "the end of what it dialled",
+        }
+    }
 }
 
 struct Link {
@@ -149,6 +166,7 @@ impl Net {
         let cut_off = self.partitions.iter().any(|(a, b, until)| {
             stage.now < *until && ((*a, *b) == (dialler, acceptor) || (*b, *a) == (dialler, acceptor))
         });
+        let by = link.ends[1 - lane].life;
         let end = &mut link.ends[lane];
         let (node, alive) = (end.node, self.lives[end.node.0]);
         let listens = alive.is_some() && (matches!(item, Item::Syn) || alive == Some(end.life));
@@ -165,7 +183,7 @@ impl Net {
                 Some(Arrival { node, link: id, news: News::Opened { peer: dialler } })
             }
             Item::Frame(bytes) if listens && end.open => {
-                Some(Arrival { node, link: id, news: News::Frame { bytes, asked: to_acceptor } })
+                Some(Arrival { node, link: id, news: News::Frame { bytes, asked: to_acceptor, by } })
             }
             Item::Fin if listens && end.open => {
                 end.open = false;

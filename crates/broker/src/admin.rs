@@ -1,11 +1,12 @@
 //! Table look-ups and edits for operators and their tools; look-ups by offset and time for consumers.
 
-use crate::cx::{Cx, not_appended};
+use crate::cx::{Checked, Cx, not_appended, refuse};
 use crate::members::Members;
 use crate::pending::Stake;
 use crate::serve::{Answer, Serve};
+use crate::tables::GroupsFile;
 use crate::topics::{MAX_QUEUES, edit_attributes, is_own};
-use keepmq_protocol::body::{DataVersion, SubscriptionGroup, TagFilter, TopicConfig};
+use keepmq_protocol::body::{DataVersion, SubscriptionGroup, TopicConfig};
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::json::write_object_keyed;
 use keepmq_protocol::request::{
@@ -14,16 +15,20 @@ use keepmq_protocol::request::{
 };
 use keepmq_protocol::response::ResponseHeader;
 use keepmq_protocol::{ConsumerGroup, LogOffset, Response, ResponseCode, Topic};
-use keepmq_store::{Disk, Limits, MetaRecord, QueueView, ReadPlan, Selection};
+use keepmq_store::{Disk, MetaRecord, QueueView, ReadPlan};
 use keepmq_world::Timestamp;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// What `V5_3_3` is as a number in `version`.
+/// The name of `frame::VERSION`.
 const VERSION_NAME: &str = "V5_3_3";
 
-fn invalid(text: impl Into<String>) -> Response {
-    Response::refuse(ResponseCode::InvalidParameter, text.into())
+/// Largest settings of a group, as JSON. With the longest retry policy they have about 1 KiB.
+const MAX_GROUP_BYTES: usize = 16 << 10;
+
+fn invalid(text: String) -> Box<Response> {
+    refuse(ResponseCode::InvalidParameter, text)
 }
 
 // ---- offsets and times of a queue ----------------------------------------------------------------------------------------
@@ -65,15 +70,10 @@ pub(crate) fn search_offset<D: Disk>(from: Caller, request: &SearchOffset<'_>, c
 
 /// GET_EARLIEST_MSG_STORETIME 32.
 pub(crate) fn earliest_time<D: Disk>(from: Caller, request: &EarliestTime<'_>, cx: &mut Cx<D>) {
-    let none = Response::ok().with_header(ResponseHeader::Timestamp(-1));
-    let (queue_id, view) = match view(&request.topic, request.queue_id, cx) {
-        Some((queue_id, view)) if view.min < view.max => (queue_id, view),
-        _ => return cx.reply(from, none),
-    };
-    let limits = Limits { messages: 1, bytes: 1, scanned: 1 };
-    match cx.store.select(&request.topic, queue_id, view.min, &TagFilter::all(), limits) {
-        Selection::Read(plan) => cx.serve(Serve { to: from, plan, answer: Answer::Time }),
-        Selection::Nothing { .. } => cx.reply(from, none),
+    let view = view(&request.topic, request.queue_id, cx);
+    match view.and_then(|(queue_id, _)| cx.store.earliest(&request.topic, queue_id)) {
+        Some(plan) => cx.serve(Serve { to: from, plan, answer: Answer::Time }),
+        None => cx.reply(from, Response::ok().with_header(ResponseHeader::Timestamp(-1))),
     }
 }
 
@@ -96,7 +96,7 @@ pub(crate) fn view_message<D: Disk>(from: Caller, request: &ViewMessage<'_>, cx:
 pub(crate) fn create_topic<D: Disk>(from: Caller, request: &CreateTopic<'_>, cx: &mut Cx<D>) {
     let made = match wanted_topic(request, cx) {
         Ok(made) => made,
-        Err(refusal) => return cx.reply(from, refusal),
+        Err(refusal) => return cx.reply(from, *refusal),
     };
     if cx.tables.topics.get(&request.topic) == Some(&made) {
         return cx.reply_from_tables(from, Response::ok());
@@ -112,13 +112,13 @@ fn change<D: Disk>(from: Caller, record: &MetaRecord, cx: &mut Cx<D>) -> bool {
             true
         }
         Err(error) => {
-            cx.reply(from, not_appended(&error));
+            cx.reply(from, *not_appended(&error));
             false
         }
     }
 }
 
-fn check_topic<D: Disk>(topic: &str, cx: &Cx<D>) -> Result<(), Response> {
+fn check_topic<D: Disk>(topic: &str, cx: &Cx<D>) -> Checked<()> {
     Topic::check(topic).map_err(|error| invalid(error.to_string()))?;
     match cx.tables.topics.is_system(topic) {
         true => Err(invalid(format!("The topic[{topic}] is conflict with system topic."))),
@@ -126,14 +126,14 @@ fn check_topic<D: Disk>(topic: &str, cx: &Cx<D>) -> Result<(), Response> {
     }
 }
 
-fn wanted_topic<D: Disk>(request: &CreateTopic<'_>, cx: &Cx<D>) -> Result<TopicConfig, Response> {
+fn wanted_topic<D: Disk>(request: &CreateTopic<'_>, cx: &Cx<D>) -> Checked<TopicConfig> {
     let topic = &*request.topic;
     check_topic(topic, cx)?;
     let known = cx.tables.topics.get(topic);
     let max = cx.config.max_topics;
     if known.is_none() && cx.tables.topics.recorded() >= max {
         let text = format!("topic [{topic}] cannot be created: this broker has its limit of {max} topics (maxTopics)");
-        return Err(Response::refuse(ResponseCode::SystemError, text));
+        return Err(refuse(ResponseCode::SystemError, text));
     }
     let queues = |what: &str, count: i32| match u32::try_from(count) {
         Ok(count) if count <= MAX_QUEUES => Ok(count),
@@ -141,7 +141,10 @@ fn wanted_topic<D: Disk>(request: &CreateTopic<'_>, cx: &Cx<D>) -> Result<TopicC
     };
     // 8 is RocketMQ's priority bit: kept, without a meaning.
     if !(0..16).contains(&request.perm) {
-        let text = format!("perm of topic [{topic}] is {}: it must be a sum of 4 (read), 2 (write), 1 (inherit)", request.perm);
+        let text = format!(
+            "perm of topic [{topic}] is {}: it must be a sum of 4 (read), 2 (write), 1 (inherit)",
+            request.perm
+        );
         return Err(invalid(text));
     }
     let filter_type = request.filter_type.as_deref().unwrap_or("SINGLE_TAG");
@@ -151,7 +154,7 @@ fn wanted_topic<D: Disk>(request: &CreateTopic<'_>, cx: &Cx<D>) -> Result<TopicC
     }
     let edits = request.attributes.as_deref().unwrap_or_default();
     let attributes = edit_attributes(known.map(|known| &known.attributes), edits)
-        .map_err(|why| Response::refuse(ResponseCode::SystemError, format!("topic [{topic}]: {why}")))?;
+        .map_err(|why| refuse(ResponseCode::SystemError, format!("topic [{topic}]: {why}")))?;
     Ok(TopicConfig {
         attributes,
         order: request.order,
@@ -168,7 +171,7 @@ fn wanted_topic<D: Disk>(request: &CreateTopic<'_>, cx: &Cx<D>) -> Result<TopicC
 pub(crate) fn delete_topic<D: Disk>(from: Caller, request: &DeleteTopic<'_>, cx: &mut Cx<D>) -> bool {
     let topic = &*request.topic;
     if let Err(refusal) = check_topic(topic, cx) {
-        cx.reply(from, refusal);
+        cx.reply(from, *refusal);
         return false;
     }
     if cx.tables.topics.get(topic).is_none() {
@@ -180,14 +183,30 @@ pub(crate) fn delete_topic<D: Disk>(from: Caller, request: &DeleteTopic<'_>, cx:
 
 /// GET_ALL_TOPIC_CONFIG 21. Without `totalTopicNum`: clients then take the answer for the whole table, which it is.
 pub(crate) fn all_topics<D: Disk>(from: Caller, cx: &mut Cx<D>) {
-    let body = json!({
-        "dataVersion": cx.tables.topics.version,
-        "mappingDataVersion": DataVersion::default(),
-        "topicConfigTable": cx.tables.topics.all(),
-        "topicQueueMappingDetailMap": {},
-        "topicQueueMappingInfoMap": {},
-    });
-    cx.reply_from_tables(from, Response::ok().with_body(body.to_string()));
+    let body = TopicsBody {
+        data_version: cx.tables.topics.version,
+        mapping_data_version: DataVersion::default(),
+        topic_config_table: cx.tables.topics.all(),
+        topic_queue_mapping_detail_map: BTreeMap::new(),
+        topic_queue_mapping_info_map: BTreeMap::new(),
+    };
+    let body = written(&body);
+    cx.reply_from_tables(from, Response::ok().with_body(body));
+}
+
+/// Source: RocketMQ `TopicConfigAndMappingSerializeWrapper`. The last two are for static topics: we have none.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TopicsBody<'t> {
+    data_version: DataVersion,
+    mapping_data_version: DataVersion,
+    topic_config_table: BTreeMap<&'t str, &'t TopicConfig>,
+    topic_queue_mapping_detail_map: BTreeMap<&'t str, ()>,
+    topic_queue_mapping_info_map: BTreeMap<&'t str, ()>,
+}
+
+fn written(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).expect("text and numbers only, and memory takes any bytes")
 }
 
 /// GET_TOPIC_STATS_INFO 202.
@@ -224,7 +243,7 @@ fn queue_key<D: Disk>(topic: &str, queue_id: u32, cx: &Cx<D>) -> Value {
 /// UPDATE_AND_CREATE_SUBSCRIPTIONGROUP 200.
 pub(crate) fn create_group<D: Disk>(from: Caller, group: &SubscriptionGroup, cx: &mut Cx<D>) {
     if let Err(refusal) = check_group(group, cx) {
-        return cx.reply(from, refusal);
+        return cx.reply(from, *refusal);
     }
     if cx.tables.groups.get(&group.group_name) == Some(group) {
         return cx.reply_from_tables(from, Response::ok());
@@ -232,22 +251,29 @@ pub(crate) fn create_group<D: Disk>(from: Caller, group: &SubscriptionGroup, cx:
     change(from, &MetaRecord::Group(group.clone()), cx);
 }
 
-fn check_group<D: Disk>(group: &SubscriptionGroup, cx: &Cx<D>) -> Result<(), Response> {
+fn check_group<D: Disk>(group: &SubscriptionGroup, cx: &Cx<D>) -> Checked<()> {
     let name = group.group_name.as_str();
     ConsumerGroup::check(name).map_err(|error| invalid(error.to_string()))?;
     let max = cx.config.max_groups;
     if cx.tables.groups.get(name).is_none() && cx.tables.groups.recorded() >= max {
         let text = format!("group [{name}] cannot be created: this broker has its limit of {max} groups (maxGroups)");
-        return Err(Response::refuse(ResponseCode::SystemError, text));
+        return Err(refuse(ResponseCode::SystemError, text));
     }
     if u32::try_from(group.retry_queue_nums).is_ok_and(|queues| queues > MAX_QUEUES) {
-        let text = format!("retryQueueNums of group [{name}] is {}: it must be at most {MAX_QUEUES}", group.retry_queue_nums);
+        let text =
+            format!("retryQueueNums of group [{name}] is {}: it must be at most {MAX_QUEUES}", group.retry_queue_nums);
         return Err(invalid(text));
+    }
+    let size = written(group).len();
+    if size > MAX_GROUP_BYTES {
+        return Err(invalid(format!(
+            "the settings of group [{name}] have {size} bytes: the limit is {MAX_GROUP_BYTES}"
+        )));
     }
     // RocketMQ knows the field and no attribute that could stand in it.
     if let Some(attribute) = group.attributes.keys().next() {
         let text = format!("group [{name}]: unsupported key: {attribute}");
-        return Err(Response::refuse(ResponseCode::SystemError, text));
+        return Err(refuse(ResponseCode::SystemError, text));
     }
     Ok(())
 }
@@ -264,12 +290,13 @@ pub(crate) fn delete_group<D: Disk>(from: Caller, request: &DeleteGroup<'_>, cx:
 
 /// GET_ALL_SUBSCRIPTIONGROUP_CONFIG 201. Whole, as the topics are.
 pub(crate) fn all_groups<D: Disk>(from: Caller, cx: &mut Cx<D>) {
-    let body = json!({
-        "dataVersion": cx.tables.groups.version,
-        "forbiddenTable": {},
-        "subscriptionGroupTable": cx.tables.groups.all(),
-    });
-    cx.reply_from_tables(from, Response::ok().with_body(body.to_string()));
+    let body = GroupsFile {
+        data_version: cx.tables.groups.version,
+        forbidden_table: BTreeMap::new(),
+        subscription_group_table: cx.tables.groups.all(),
+    };
+    let body = written(&body);
+    cx.reply_from_tables(from, Response::ok().with_body(body));
 }
 
 /// GET_CONSUME_STATS 208: of one topic, or of all in which the group has an offset; not of those that its members do not

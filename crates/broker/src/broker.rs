@@ -31,6 +31,8 @@ pub struct Broker<D: Disk> {
     commits: Commits,
     registration: Registration,
     exports: Exports,
+    /// When `settle` ran last.
+    settled_at: Option<Mono>,
 }
 
 /// How far the broker is in its life.
@@ -38,11 +40,16 @@ pub struct Broker<D: Disk> {
 enum Life {
     Serving,
     /// Accepts no more messages; the name servers are being told.
-    Leaving { until: Mono },
+    Leaving {
+        until: Mono,
+    },
     /// The store writes what is left.
     Closing,
     /// Nothing more will be kept; the name servers are being told.
-    Failed { why: String, until: Mono },
+    Failed {
+        why: String,
+        until: Mono,
+    },
     /// `Exit` has been emitted.
     Over,
 }
@@ -58,8 +65,7 @@ impl<D: Disk> Broker<D> {
     ) -> Result<Self, OpenBrokerError> {
         let mut chance = Chance::new(seed);
         let keyed = Keyed::new(chance.word());
-        let mut tables =
-            Tables::open(&recovered.tables, &config, keyed, now.wall).map_err(OpenBrokerError::Tables)?;
+        let mut tables = Tables::open(&recovered.tables, &config, keyed, now.wall).map_err(OpenBrokerError::Tables)?;
         drop(recovered);
         tables.replay(store.replay()?, now.wall).map_err(OpenBrokerError::Tables)?;
         Ok(Self {
@@ -70,6 +76,7 @@ impl<D: Disk> Broker<D> {
             commits: Commits::new(),
             registration: Registration::new(&config, now.mono),
             exports: Exports::new(now),
+            settled_at: None,
             cx: Cx::new(config, store, tables, now),
         })
     }
@@ -214,6 +221,7 @@ impl<D: Disk> Broker<D> {
     /// What holds after every event: replies whose record is kept have gone, pulls that can be served are, what is due is done.
     fn settle(&mut self) {
         let cx = &mut self.cx;
+        self.settled_at = Some(cx.now.mono);
         if !matches!(self.life, Life::Failed { .. }) {
             cx.pending.release(cx.store.commit(), &mut cx.effects);
             for queue in cx.store.take_grown() {
@@ -282,7 +290,13 @@ impl<D: Disk> Core for Broker<D> {
                 self.pulling.closed(conn);
                 self.members.closed(conn, &mut self.cx);
             }
-            Event::Request { from, request } => self.on_request(from, &request),
+            Event::Request { from, request } => {
+                self.on_request(from, &request);
+                // A request moves no mark: the many of one moment need what follows only once.
+                if self.settled_at == Some(now.mono) {
+                    return;
+                }
+            }
             Event::Answered { call, outcome } => {
                 let known = self.registration.answered(call, &outcome, now.mono);
                 assert!(known, "only the registration makes calls: {call:?}");
@@ -328,3 +342,6 @@ impl<D: Disk> Core for Broker<D> {
         always.into_iter().chain(by_life).flatten().min()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,9 +81,11 @@ mod tests {
         let mut counters = Counters::new(Now { mono: at(0), wall: Timestamp(0) });
         for second in 1..=700 {
             counters.on_event(at(second));
-            counters.counts.messages_in += if second <= 640 { 10 } else { 0 };
+            counters.counts.messages_in += if second < 640 { 10 } else { 0 };
         }
+        // Ten a second; the sample of a moment is taken before what happens in it.
         assert_eq!(counters.rates(at(700), |counts| counts.messages_in), "0.00 0.00 9.00");
+        assert_eq!(counters.rates(at(700), |counts| counts.bytes_in), "0.00 0.00 0.00");
         assert!(counters.samples.len() <= 62);
     }
 }

@@ -8,7 +8,16 @@ use keepmq_protocol::seam::{CallId, Effect};
 use keepmq_protocol::{LogOffset, Request, Response, ResponseCode};
 use keepmq_store::{AppendError, Disk, MetaRecord, Store};
 use keepmq_world::{Mono, Now};
+use std::borrow::Cow;
 use std::collections::VecDeque;
+
+/// What a check gives. A refusal is rare, and large: it stands aside.
+pub(crate) type Checked<T> = Result<T, Box<Response>>;
+
+/// A refusal.
+pub(crate) fn refuse(code: ResponseCode, why: impl Into<Cow<'static, str>>) -> Box<Response> {
+    Box::new(Response::refuse(code, why))
+}
 
 /// What a part is lent for the time of one call: the store, the tables, and the ways to answer.
 pub(crate) struct Cx<D: Disk> {
@@ -41,6 +50,9 @@ impl<D: Disk> Cx<D> {
     pub(crate) fn reply_after(&mut self, to: Caller, end: LogOffset, stake: Stake, response: Response) {
         if end <= self.store.commit() {
             self.reply(to, response);
+        } else if stake == Stake::Looked && self.pending.is_full() {
+            let text = "too many questions wait for the disk: ask again a little later";
+            self.reply(to, Response::refuse(ResponseCode::SystemBusy, text));
         } else if !to.oneway {
             self.pending.hold(to, end, stake, response, self.now.mono);
         }
@@ -73,21 +85,21 @@ impl<D: Disk> Cx<D> {
 }
 
 /// The answer to something that could not be appended: a definite refusal.
-pub(crate) fn not_appended(error: &AppendError) -> Response {
+pub(crate) fn not_appended(error: &AppendError) -> Box<Response> {
     match error {
-        AppendError::Busy { .. } => Response::refuse(
+        AppendError::Busy { .. } => refuse(
             ResponseCode::SystemBusy,
             format!("[REJECTREQUEST]system busy, start flow control for a while: {error}. Send again a little later"),
         ),
-        AppendError::Full(_) => Response::refuse(
+        AppendError::Full(_) => refuse(
             ResponseCode::ServiceNotAvailable,
             format!("the disk is full: {error}. Make room; the broker then accepts messages again by itself"),
         ),
         AppendError::Stopped(_) => {
-            Response::refuse(ResponseCode::ServiceNotAvailable, format!("{error}. Send to another broker"))
+            refuse(ResponseCode::ServiceNotAvailable, format!("{error}. Send to another broker"))
         }
         AppendError::TooLarge { .. } | AppendError::Properties { .. } => {
-            Response::refuse(ResponseCode::MessageIllegal, format!("the message is illegal: {error}. Make it smaller"))
+            refuse(ResponseCode::MessageIllegal, format!("the message is illegal: {error}. Make it smaller"))
         }
     }
 }

@@ -1,7 +1,7 @@
-use crate::cx::{Cx, not_appended};
+use crate::cx::{Checked, Cx, not_appended, refuse};
 use crate::topics;
 use keepmq_protocol::body::{DataVersion, SubscriptionGroup, perm};
-use keepmq_protocol::{ConsumerGroup, Response, ResponseCode, retry_topic};
+use keepmq_protocol::{ConsumerGroup, ResponseCode, retry_topic};
 use keepmq_store::{Disk, MetaRecord};
 use keepmq_world::{Keyed, Map, Timestamp};
 use std::collections::BTreeMap;
@@ -103,11 +103,11 @@ fn defaults(name: &str) -> SubscriptionGroup {
 }
 
 /// Makes the group when it does not exist and may be made by being used. The answer says why it cannot be.
-pub(crate) fn ensure<D: Disk>(name: &str, cx: &mut Cx<D>) -> Result<(), Response> {
+pub(crate) fn ensure<D: Disk>(name: &str, cx: &mut Cx<D>) -> Checked<()> {
     if cx.tables.groups.get(name).is_some() {
         return Ok(());
     }
-    let missing = |why: String| Err(Response::refuse(ResponseCode::SubscriptionGroupNotExist, why));
+    let missing = |why: String| Err(refuse(ResponseCode::SubscriptionGroupNotExist, why));
     if let Err(error) = ConsumerGroup::check(name) {
         return missing(format!("subscription group does not exist: {error}"));
     }
@@ -129,7 +129,7 @@ pub(crate) fn ensure<D: Disk>(name: &str, cx: &mut Cx<D>) -> Result<(), Response
 }
 
 /// Makes the group's retry topic when it does not exist.
-pub(crate) fn ensure_retry_topic<D: Disk>(group: &str, ordered: bool, cx: &mut Cx<D>) -> Result<(), Response> {
+pub(crate) fn ensure_retry_topic<D: Disk>(group: &str, ordered: bool, cx: &mut Cx<D>) -> Checked<()> {
     let topic = retry_topic(group);
     let queues = cx.tables.groups.get(group).map_or(0, |config| config.retry_queue_nums);
     let Ok(queues @ 1..) = u32::try_from(queues) else {
@@ -141,9 +141,11 @@ pub(crate) fn ensure_retry_topic<D: Disk>(group: &str, ordered: bool, cx: &mut C
     }
     let max = cx.config.max_topics;
     if cx.tables.topics.recorded() >= max {
-        return Err(Response::refuse(
+        return Err(refuse(
             ResponseCode::SystemError,
-            format!("{topic} cannot be made: this broker has its limit of {max} topics: delete some, or raise maxTopics"),
+            format!(
+                "{topic} cannot be made: this broker has its limit of {max} topics: delete some, or raise maxTopics"
+            ),
         ));
     }
     let mut config = topics::settings(topic, queues, perm::READ | perm::WRITE);

@@ -1,11 +1,11 @@
-use crate::cx::Cx;
+use crate::cx::{Checked, Cx, refuse};
 use crate::groups;
 use keepmq_protocol::body::{CheckClientConfig, ConsumerData, Heartbeat, Subscription, TagFilter};
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::request::{ConsumerList, ConsumersChanged, Unregister};
 use keepmq_protocol::response::ResponseHeader;
 use keepmq_protocol::seam::{Conn, Effect};
-use keepmq_protocol::{Request, Response, ResponseCode};
+use keepmq_protocol::{Request, Response, ResponseCode, Topic};
 use keepmq_store::Disk;
 use keepmq_world::{Keyed, Map, Mono};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,8 @@ use std::time::Duration;
 const MAX_MEMBERS: usize = 10_000;
 /// Most groups of one client, and most topics of one group's subscription.
 const MAX_PER_CLIENT: usize = 1_000;
+/// Longest subscription expression, in bytes.
+pub(crate) const MAX_EXPRESSION: usize = 32_768;
 /// Longest client id, in bytes.
 const MAX_CLIENT_ID: usize = 512;
 /// How often silent clients are looked for.
@@ -63,7 +65,7 @@ impl Online {
         let before = self.wants.len();
         self.wants.retain(|topic, _| named(topic));
         let mut changed = self.wants.len() != before;
-        for subscription in subscriptions.iter().take(MAX_PER_CLIENT) {
+        for subscription in subscriptions {
             let known = self.wants.get(subscription.topic.as_str());
             changed |= known.is_none();
             if known.is_none_or(|known| known.version < subscription.sub_version) {
@@ -86,8 +88,8 @@ pub(crate) fn is_tag(expression_type: Option<&str>) -> bool {
 }
 
 /// The refusal of everything that is not tags, in RocketMQ's words and with its code.
-pub(crate) fn only_tags() -> Response {
-    Response::refuse(ResponseCode::SystemError, "The broker does not support consumer to filter message by SQL92")
+pub(crate) fn only_tags() -> Box<Response> {
+    refuse(ResponseCode::SystemError, "The broker does not support consumer to filter message by SQL92")
 }
 
 impl Members {
@@ -140,13 +142,13 @@ impl Members {
                 ("IS_SUPPORT_HEART_BEAT_V2".into(), "false".to_owned()),
                 ("IS_SUB_CHANGE".into(), "true".to_owned()),
             ])),
-            Err(refusal) => refusal,
+            Err(refusal) => *refusal,
         };
         cx.reply_from_tables(from, response);
     }
 
-    fn take_heartbeat<D: Disk>(&mut self, conn: Conn, beat: &Heartbeat, cx: &mut Cx<D>) -> Result<(), Response> {
-        let illegal = |what: String| Err(Response::refuse(ResponseCode::SystemError, what));
+    fn take_heartbeat<D: Disk>(&mut self, conn: Conn, beat: &Heartbeat, cx: &mut Cx<D>) -> Checked<()> {
+        let illegal = |what: String| Err(refuse(ResponseCode::SystemError, what));
         if beat.client_id.is_empty() || beat.client_id.len() > MAX_CLIENT_ID {
             return illegal(format!("the heartbeat's clientID must have 1 to {MAX_CLIENT_ID} bytes"));
         }
@@ -172,16 +174,23 @@ impl Members {
         consumer: &ConsumerData,
         without_sub: bool,
         cx: &mut Cx<D>,
-    ) -> Result<(), Response> {
+    ) -> Checked<()> {
         let group = consumer.group_name.as_str();
         if consumer.subscription_data_set.len() > MAX_PER_CLIENT {
             let text = format!("group {group} subscribes to more than {MAX_PER_CLIENT} topics");
-            return Err(Response::refuse(ResponseCode::SystemError, text));
+            return Err(refuse(ResponseCode::SystemError, text));
+        }
+        for subscription in &consumer.subscription_data_set {
+            let bad =
+                |why: String| refuse(ResponseCode::SystemError, format!("a subscription of group {group}: {why}"));
+            Topic::check(&subscription.topic).map_err(|error| bad(error.to_string()))?;
+            if subscription.sub_string.as_ref().is_some_and(|text| text.len() > MAX_EXPRESSION) {
+                return Err(bad(format!("the expression for {} exceeds {MAX_EXPRESSION} bytes", subscription.topic)));
+            }
         }
         groups::ensure(group, cx)?;
-        let ordered = |subscription: &Subscription| {
-            cx.tables.topics.get(&subscription.topic).is_some_and(|topic| topic.order)
-        };
+        let ordered =
+            |subscription: &Subscription| cx.tables.topics.get(&subscription.topic).is_some_and(|topic| topic.order);
         let ordered = consumer.subscription_data_set.iter().any(ordered);
         let retry = groups::ensure_retry_topic(group, ordered, cx);
 
@@ -194,7 +203,7 @@ impl Members {
         online.broadcast = consumer.message_model.as_deref() == Some("BROADCASTING");
         if !online.members.contains_key(&conn) && online.members.len() >= MAX_MEMBERS {
             let text = format!("group {group} has its limit of {MAX_MEMBERS} members on this broker");
-            return Err(Response::refuse(ResponseCode::SystemError, text));
+            return Err(refuse(ResponseCode::SystemError, text));
         }
         client.groups.insert(group.into());
         let mut changed = online.members.insert(conn, client_id.into()).is_none();
@@ -231,7 +240,7 @@ impl Members {
 
     /// CHECK_CLIENT_CONFIG 46.
     pub(crate) fn check(request: &CheckClientConfig) -> Response {
-        if is_tag(request.subscription_data.expression_type.as_deref()) { Response::ok() } else { only_tags() }
+        if is_tag(request.subscription_data.expression_type.as_deref()) { Response::ok() } else { *only_tags() }
     }
 
     /// Forgets clients that have been silent for too long, and ends their connections.
@@ -242,8 +251,7 @@ impl Members {
         }
         self.scan_at = now + SCAN.min(self.timeout);
         let silent = |client: &Client| client.heard.is_some_and(|heard| now.since(heard) >= self.timeout);
-        let gone: Vec<Conn> =
-            self.clients.iter().filter(|(_, client)| silent(client)).map(|(conn, _)| *conn).collect();
+        let gone: Vec<Conn> = self.clients.iter().filter(|(_, client)| silent(client)).map(|(conn, _)| *conn).collect();
         for conn in gone {
             let client = self.clients.get_mut(&conn).expect("listed above, and only `closed` removes it");
             client.heard = None;

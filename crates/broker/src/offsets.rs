@@ -1,4 +1,4 @@
-use crate::cx::{Cx, not_appended};
+use crate::cx::{Checked, Cx, not_appended, refuse};
 use crate::groups;
 use crate::pending::Stake;
 use keepmq_protocol::frame::Caller;
@@ -91,7 +91,7 @@ impl Commits {
             Ok(key) => key,
             Err(refusal) => {
                 cx.counters.counts.offsets_ignored += 1;
-                return cx.reply(from, refusal);
+                return cx.reply(from, *refusal);
             }
         };
         if from.oneway {
@@ -110,20 +110,13 @@ impl Commits {
                 if let Some(offset) = gathered {
                     self.gathered.insert(key, offset);
                 }
-                cx.reply(from, not_appended(&error));
+                cx.reply(from, *not_appended(&error));
             }
         }
     }
 
     /// A commit that came with a pull. Nobody waits for an answer about it, and a bad one does not spoil the pull.
-    pub(crate) fn piggyback<D: Disk>(
-        &mut self,
-        group: &str,
-        topic: &str,
-        queue_id: i32,
-        offset: i64,
-        cx: &mut Cx<D>,
-    ) {
+    pub(crate) fn piggyback<D: Disk>(&mut self, group: &str, topic: &str, queue_id: i32, offset: i64, cx: &mut Cx<D>) {
         let known = u32::try_from(queue_id).ok().and_then(|queue_id| cx.tables.offsets.get(group, topic, queue_id));
         if self.gathered.is_empty() && known == Some(offset) {
             return;
@@ -180,9 +173,10 @@ impl Commits {
             return cx.reply(from, Response::refuse(ResponseCode::InvalidParameter, text));
         };
         // A member that takes over a queue must see what its predecessor committed just before it let go.
-        let gathered = self.gathered.keys().any(|key| {
-            key.queue_id == queue_id && key.group == *request.group && key.topic == *request.topic
-        });
+        let gathered = self
+            .gathered
+            .keys()
+            .any(|key| key.queue_id == queue_id && key.group == *request.group && key.topic == *request.topic);
         if gathered {
             self.flush(cx);
         }
@@ -226,12 +220,12 @@ fn count_lowered<D: Disk>(before: Option<i64>, offset: i64, cx: &mut Cx<D>) {
 }
 
 /// What an offset commit must name: a topic, a queue of it, a group, and an offset that the queue has reached.
-fn check<D: Disk>(group: &str, topic: &str, queue_id: i32, offset: i64, cx: &mut Cx<D>) -> Result<Key, Response> {
+fn check<D: Disk>(group: &str, topic: &str, queue_id: i32, offset: i64, cx: &mut Cx<D>) -> Checked<Key> {
     let Some(config) = cx.tables.topics.get(topic) else {
         let text = format!("Topic {topic} not exist: offsets are only kept for topics of this broker");
-        return Err(Response::refuse(ResponseCode::TopicNotExist, text));
+        return Err(refuse(ResponseCode::TopicNotExist, text));
     };
-    let invalid = |text: String| Err(Response::refuse(ResponseCode::InvalidParameter, text));
+    let invalid = |text: String| Err(refuse(ResponseCode::InvalidParameter, text));
     let queues = config.read_queue_nums.max(config.write_queue_nums);
     let view = u32::try_from(queue_id).ok().map(|queue_id| (queue_id, cx.store.queue(topic, queue_id)));
     let (queue_id, view) = match view {

@@ -22,7 +22,12 @@ pub(crate) enum Stake {
 pub(crate) struct Pending {
     waiting: VecDeque<Waiting>,
     timeout: Duration,
+    /// Bytes of answers to those who only look. (How many can wait for what they wrote, the store's buffers say.)
+    looked: usize,
 }
+
+/// Most bytes of answers held for those who only look.
+const LOOKED_MAX: usize = 64 << 20;
 
 struct Waiting {
     to: Caller,
@@ -34,18 +39,25 @@ struct Waiting {
 
 impl Pending {
     pub(crate) fn new(timeout: Duration) -> Self {
-        Self { waiting: VecDeque::new(), timeout }
+        Self { waiting: VecDeque::new(), timeout, looked: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }
 
+    /// Whether nobody else may look for now.
+    pub(crate) fn is_full(&self) -> bool {
+        self.looked >= LOOKED_MAX
+    }
+
     /// Holds a reply until the log is kept up to `end`.
     pub(crate) fn hold(&mut self, to: Caller, end: LogOffset, stake: Stake, response: Response, now: Mono) {
         let (last_end, last_due) = self.waiting.back().map_or_else(Default::default, |last| (last.end, last.due));
         let due = (now + self.timeout).max(last_due);
-        self.waiting.push_back(Waiting { to, end: end.max(last_end), due, stake, response });
+        let waiting = Waiting { to, end: end.max(last_end), due, stake, response };
+        self.looked += waiting.looked();
+        self.waiting.push_back(waiting);
     }
 
     /// Gives the replies that need not wait any longer.
@@ -54,6 +66,7 @@ impl Pending {
             self.swap_two(commit);
         }
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.end <= commit) {
+            self.looked -= waiting.looked();
             effects.push_back(Effect::Reply { to: waiting.to, response: waiting.response });
         }
     }
@@ -69,6 +82,7 @@ impl Pending {
     pub(crate) fn on_time<W>(&mut self, now: Mono, effects: &mut VecDeque<Effect<W>>) -> u64 {
         let mut given_up = 0;
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.due <= now) {
+            self.looked -= waiting.looked();
             let text = format!("not on disk within {} ms (syncFlushTimeout)", self.timeout.as_millis());
             effects.push_back(waiting.unknown(&text));
             given_up += 1;
@@ -78,6 +92,7 @@ impl Pending {
 
     /// Answers everybody, because nothing more will be kept.
     pub(crate) fn fail<W>(&mut self, why: &str, effects: &mut VecDeque<Effect<W>>) {
+        self.looked = 0;
         effects.extend(self.waiting.drain(..).map(|waiting| waiting.unknown(why)));
     }
 
@@ -87,6 +102,13 @@ impl Pending {
 }
 
 impl Waiting {
+    fn looked(&self) -> usize {
+        match self.stake {
+            Stake::Wrote => 0,
+            Stake::Looked => size_of::<Self>() + self.response.body.iter().map(bytes::Bytes::len).sum::<usize>(),
+        }
+    }
+
     fn unknown<W>(self, why: &str) -> Effect<W> {
         let response = match self.stake {
             Stake::Wrote => Response {
@@ -141,6 +163,6 @@ mod tests {
         assert_eq!(codes(std::mem::take(&mut effects)), [(2, 10), (3, 2)]);
         pending.release(LogOffset(400), &mut effects);
         assert_eq!(codes(effects), [(4, 0)]);
-        assert_eq!((pending.len(), pending.deadline()), (0, None));
+        assert_eq!((pending.len(), pending.looked, pending.deadline()), (0, 0, None));
     }
 }

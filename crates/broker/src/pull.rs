@@ -1,6 +1,6 @@
-use crate::cx::Cx;
+use crate::cx::{Checked, Cx, refuse};
 use crate::groups;
-use crate::members::{Members, is_tag, only_tags};
+use crate::members::{MAX_EXPRESSION, Members, is_tag, only_tags};
 use crate::parked::{Parked, Waiter};
 use crate::serve::{Answer, Serve};
 use crate::topics::is_own;
@@ -59,7 +59,7 @@ impl Pulling {
         let (filter, queue_id) = match check(pull, members, cx) {
             Ok(checked) => checked,
             Err(refusal) => {
-                cx.reply(from, refusal);
+                cx.reply(from, *refusal);
                 return false;
             }
         };
@@ -87,8 +87,14 @@ impl Pulling {
         for id in self.parked.on_queue(queue) {
             let waiter = self.parked.get_mut(id).expect("`on_queue` has named it, and each is named once");
             let look = loop {
-                match look(waiter.topic.as_str(), waiter.queue_id, waiter.from.wire(), &waiter.filter, waiter.limits, cx)
-                {
+                match look(
+                    waiter.topic.as_str(),
+                    waiter.queue_id,
+                    waiter.from.wire(),
+                    &waiter.filter,
+                    waiter.limits,
+                    cx,
+                ) {
                     Look::Filtered(reply) => waiter.from = reply.next,
                     other => break other,
                 }
@@ -104,7 +110,7 @@ impl Pulling {
     pub(crate) fn topic_deleted<D: Disk>(&mut self, topic: &str, cx: &mut Cx<D>) {
         for id in self.parked.on_topic(topic) {
             let waiter = self.parked.take(id).expect("`on_topic` has named it");
-            cx.reply_from_tables(waiter.to, no_topic(topic));
+            cx.reply_from_tables(waiter.to, *no_topic(topic));
         }
     }
 
@@ -144,18 +150,18 @@ fn let_go<D: Disk>(waiter: &Waiter, cx: &mut Cx<D>) {
     answer(waiter.to, look, cx);
 }
 
-fn no_topic(topic: &str) -> Response {
-    Response::refuse(ResponseCode::TopicNotExist, format!("topic[{topic}] not exist, apply first please!"))
+fn no_topic(topic: &str) -> Box<Response> {
+    refuse(ResponseCode::TopicNotExist, format!("topic[{topic}] not exist, apply first please!"))
 }
 
 /// NO_PERMISSION with RocketMQ's number for whose permission lacks.
-fn forbidden(kind: u8, text: String) -> Response {
-    Response::refuse(ResponseCode::NoPermission, text)
-        .with_header(ResponseHeader::Fields(vec![("forbiddenType".into(), kind.to_string())]))
+fn forbidden(kind: u8, text: String) -> Box<Response> {
+    let header = ResponseHeader::Fields(vec![("forbiddenType".into(), kind.to_string())]);
+    Box::new(Response::refuse(ResponseCode::NoPermission, text).with_header(header))
 }
 
 /// Source: RocketMQ `PullMessageProcessor.processRequest`, `ForbiddenType`.
-fn check<D: Disk>(pull: &Pull<'_>, members: &Members, cx: &mut Cx<D>) -> Result<(TagFilter, u32), Response> {
+fn check<D: Disk>(pull: &Pull<'_>, members: &Members, cx: &mut Cx<D>) -> Checked<(TagFilter, u32)> {
     let (group, topic) = (&*pull.group, &*pull.topic);
     groups::ensure(group, cx)?;
     let settings = cx.tables.groups.get(group).expect("`ensure` has found or made it");
@@ -167,7 +173,10 @@ fn check<D: Disk>(pull: &Pull<'_>, members: &Members, cx: &mut Cx<D>) -> Result<
         _ => return Err(no_topic(topic)),
     };
     if config.perm & perm::READ == 0 {
-        return Err(forbidden(3, format!("the topic[{topic}] pulling message is forbidden: its permission is {}", config.perm)));
+        return Err(forbidden(
+            3,
+            format!("the topic[{topic}] pulling message is forbidden: its permission is {}", config.perm),
+        ));
     }
     let queue_id = u32::try_from(pull.queue_id).ok().filter(|queue_id| *queue_id < config.read_queue_nums);
     let queue_id = queue_id.ok_or_else(|| {
@@ -175,14 +184,14 @@ fn check<D: Disk>(pull: &Pull<'_>, members: &Members, cx: &mut Cx<D>) -> Result<
             "queueId[{}] is illegal, topic:[{topic}] topicConfig.readQueueNums:[{}] consumer group:[{group}]",
             pull.queue_id, config.read_queue_nums
         );
-        Response::refuse(ResponseCode::InvalidParameter, text)
+        refuse(ResponseCode::InvalidParameter, text)
     })?;
     if PullFlags(pull.sys_flag).subscription() {
         return parse(pull).map(|filter| (filter, queue_id));
     }
-    let refuse = |code, text: String| Err(Response::refuse(code, text));
+    let none = |code, text: String| Err(refuse(code, text));
     let Some(online) = members.online(group) else {
-        return refuse(
+        return none(
             ResponseCode::SubscriptionNotExist,
             format!("the consumer's group info not exist, group {group}: it has sent no heartbeat to this broker yet"),
         );
@@ -191,29 +200,31 @@ fn check<D: Disk>(pull: &Pull<'_>, members: &Members, cx: &mut Cx<D>) -> Result<
         return Err(forbidden(4, format!("the consumer group[{group}] can not consume by broadcast way")));
     }
     let Some(want) = online.want(topic) else {
-        return refuse(
+        return none(
             ResponseCode::SubscriptionNotExist,
             format!("the consumer's subscription not exist, group {group} does not subscribe to {topic}"),
         );
     };
     if want.version < pull.sub_version {
-        return refuse(
+        return none(
             ResponseCode::SubscriptionNotLatest,
-            format!("the consumer's subscription not latest, group {group}, topic {topic}: wait for the next heartbeat"),
+            format!(
+                "the consumer's subscription not latest, group {group}, topic {topic}: wait for the next heartbeat"
+            ),
         );
     }
     want.filter.clone().map(|filter| (filter, queue_id)).ok_or_else(only_tags)
 }
 
 /// The subscription in the header.
-fn parse(pull: &Pull<'_>) -> Result<TagFilter, Response> {
+fn parse(pull: &Pull<'_>) -> Checked<TagFilter> {
     let bad = |why: String| {
-        Err(Response::refuse(
-            ResponseCode::SubscriptionParseFailed,
-            format!("parse the consumer's subscription failed: {why}"),
-        ))
+        Err(refuse(ResponseCode::SubscriptionParseFailed, format!("parse the consumer's subscription failed: {why}")))
     };
     let expression = pull.subscription.as_deref().unwrap_or_default();
+    if expression.len() > MAX_EXPRESSION {
+        return bad(format!("the expression exceeds {MAX_EXPRESSION} bytes"));
+    }
     match pull.expression_type.as_deref() {
         kind if is_tag(kind) => {
             let blank = expression.is_empty() || expression.split("||").any(|tag| !tag.trim().is_empty());
@@ -234,15 +245,9 @@ fn limits<D: Disk>(pull: &Pull<'_>, cx: &Cx<D>) -> Limits {
 }
 
 /// Source: RocketMQ `GetMessageStatus` and its mapping to codes.
-fn look<D: Disk>(
-    topic: &str,
-    queue_id: u32,
-    offset: i64,
-    filter: &TagFilter,
-    limits: Limits,
-    cx: &Cx<D>,
-) -> Look {
-    let (min, max) = cx.store.queue(topic, queue_id).map_or_else(Default::default, |view: QueueView| (view.min, view.max));
+fn look<D: Disk>(topic: &str, queue_id: u32, offset: i64, filter: &TagFilter, limits: Limits, cx: &Cx<D>) -> Look {
+    let (min, max) =
+        cx.store.queue(topic, queue_id).map_or_else(Default::default, |view: QueueView| (view.min, view.max));
     let reply = |next| PullReply { suggest_broker: 0, next, min, max };
     let Ok(from) = u64::try_from(offset).map(QueueOffset) else {
         return Look::Moved(reply(min));

@@ -127,8 +127,8 @@ fn register<D: Disk>(cx: &Cx<D>) -> Request<'static> {
     let config = &cx.config;
     // The port for replicas is the one behind; nobody listens there yet, but clients show it.
     let ha = SocketAddr::new(config.address.ip(), config.address.port().saturating_add(1));
-    let table =
-        TopicTable { data_version: cx.tables.topics.version, topic_config_table: cx.tables.topics.all() };
+    let topics = cx.tables.topics.all().into_iter().map(|(name, config)| (name.to_owned(), config.clone()));
+    let table = TopicTable { data_version: cx.tables.topics.version, topic_config_table: topics.collect() };
     Request::RegisterBroker(RegisterBroker {
         header: RegisterBrokerHeader {
             broker_name: config.name.clone().into(),

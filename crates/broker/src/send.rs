@@ -1,5 +1,5 @@
 use crate::config::BrokerConfig;
-use crate::cx::{Cx, not_appended};
+use crate::cx::{Checked, Cx, not_appended, refuse};
 use crate::groups;
 use crate::pending::Stake;
 use crate::topics::{is_closed_to_clients, is_own};
@@ -63,17 +63,11 @@ impl Sending {
     pub(crate) fn on_request<D: Disk>(&mut self, from: Caller, send: &Send<'_>, peer: SocketAddr, cx: &mut Cx<D>) {
         if let Err(refusal) = self.take(from, send, peer, cx) {
             cx.counters.counts.sends_refused += 1;
-            cx.reply(from, refusal);
+            cx.reply(from, *refusal);
         }
     }
 
-    fn take<D: Disk>(
-        &mut self,
-        from: Caller,
-        send: &Send<'_>,
-        peer: SocketAddr,
-        cx: &mut Cx<D>,
-    ) -> Result<(), Response> {
+    fn take<D: Disk>(&mut self, from: Caller, send: &Send<'_>, peer: SocketAddr, cx: &mut Cx<D>) -> Checked<()> {
         check_body(send.body, cx.config.max_message_bytes)?;
         if send.header.batch {
             return self.take_batch(from, send, peer, cx);
@@ -112,13 +106,7 @@ impl Sending {
         Ok(())
     }
 
-    fn take_batch<D: Disk>(
-        &mut self,
-        from: Caller,
-        send: &Send<'_>,
-        peer: SocketAddr,
-        cx: &mut Cx<D>,
-    ) -> Result<(), Response> {
+    fn take_batch<D: Disk>(&mut self, from: Caller, send: &Send<'_>, peer: SocketAddr, cx: &mut Cx<D>) -> Checked<()> {
         let header = &send.header;
         // The envelope's properties are the client's own notes (WAIT, an id of the batch); each message has its own.
         let envelope = Seen::in_properties(header.properties.as_deref().unwrap_or_default());
@@ -155,11 +143,7 @@ impl Sending {
     }
 
     /// Key, properties and what is added to them, of one message of a batch.
-    fn item_parts<'b>(
-        &mut self,
-        item: &BatchItem<'b>,
-        wall: Timestamp,
-    ) -> Result<(UniqKey, Cow<'b, str>, String), Response> {
+    fn item_parts<'b>(&mut self, item: &BatchItem<'b>, wall: Timestamp) -> Checked<(UniqKey, Cow<'b, str>, String)> {
         let seen = Seen::in_properties(item.properties);
         seen.check(0)?;
         let properties = if seen.rewrite {
@@ -189,26 +173,27 @@ impl Sending {
         header: &SendHeader<'_>,
         peer: SocketAddr,
         cx: &mut Cx<D>,
-    ) -> Result<Target, Response> {
+    ) -> Checked<Target> {
         let topic = &*header.topic;
         let forbidden =
-            || Response::refuse(ResponseCode::NoPermission, format!("Sending message to topic[{topic}] is forbidden."));
-        Topic::check(topic).map_err(|error| Response::refuse(ResponseCode::InvalidParameter, error.to_string()))?;
+            || refuse(ResponseCode::NoPermission, format!("Sending message to topic[{topic}] is forbidden."));
+        Topic::check(topic).map_err(|error| refuse(ResponseCode::InvalidParameter, error.to_string()))?;
         if is_own(topic) || is_closed_to_clients(topic) {
             return Err(forbidden());
         }
-        let new = match cx.tables.topics.get(topic) {
+        let known = cx.tables.topics.get(topic);
+        let new = match known {
             Some(_) => None,
             None => {
                 let (default, queues) = (&*header.default_topic, header.default_topic_queues);
                 let made = cx.tables.topics.inherit(topic, default, queues, header.unit_mode, cx.config.max_topics);
-                Some(made.map_err(|why| Response::refuse(ResponseCode::TopicNotExist, why))?)
+                Some(made.map_err(|why| refuse(ResponseCode::TopicNotExist, why))?)
             }
         };
-        let config = new.as_ref().or_else(|| cx.tables.topics.get(topic)).expect("one of the two, as just seen");
+        let config = known.or(new.as_ref()).expect("what is not known is made");
         if config.perm & perm::WRITE == 0 {
             let text = format!("the topic[{topic}] sending message is forbidden: its permission is {}", config.perm);
-            return Err(Response::refuse(ResponseCode::NoPermission, text));
+            return Err(refuse(ResponseCode::NoPermission, text));
         }
         let queues = config.write_queue_nums.max(config.read_queue_nums);
         let queue_id = match u32::try_from(header.queue_id) {
@@ -218,7 +203,7 @@ impl Sending {
         };
         let queue_id = queue_id.ok_or_else(|| {
             let (queue_id, read, write) = (header.queue_id, config.read_queue_nums, config.write_queue_nums);
-            Response::refuse(
+            refuse(
                 ResponseCode::InvalidParameter,
                 format!(
                     "request queueId[{queue_id}] is illegal, TopicConfig [topicName={topic}, readQueueNums={read}, \
@@ -260,34 +245,29 @@ impl Sending {
     }
 }
 
-fn illegal(why: &str) -> Response {
-    Response::refuse(ResponseCode::MessageIllegal, format!("the message is illegal: {why}"))
+fn illegal(why: &str) -> Box<Response> {
+    refuse(ResponseCode::MessageIllegal, format!("the message is illegal: {why}"))
 }
 
-fn check_body(body: &[u8], max: usize) -> Result<(), Response> {
+fn check_body(body: &[u8], max: usize) -> Checked<()> {
     match body.len() {
         0 => Err(illegal("its body is empty")),
-        len if len > max => {
-            Err(illegal(&format!("its body has {len} bytes, the limit is {max} (maxMessageSize)")))
+        len if len > max => Err(illegal(&format!("its body has {len} bytes, the limit is {max} (maxMessageSize)"))),
+        _ => Ok(()),
+    }
+}
+
+fn check_properties(draft: &Draft<'_>) -> Checked<()> {
+    match draft.properties_size() {
+        size if size > PROPERTIES_MAX => {
+            Err(not_appended(&AppendError::Properties { bytes: size, max: PROPERTIES_MAX }))
         }
         _ => Ok(()),
     }
 }
 
-fn check_properties(draft: &Draft<'_>) -> Result<(), Response> {
-    match draft.properties_size() {
-        size if size > PROPERTIES_MAX => Err(not_appended(&AppendError::Properties { bytes: size, max: PROPERTIES_MAX })),
-        _ => Ok(()),
-    }
-}
-
 /// A retry topic belongs to a group, and a message that failed too often does not belong into it any more.
-fn check_retry<D: Disk>(
-    from: &Caller,
-    header: &SendHeader<'_>,
-    group: &str,
-    cx: &mut Cx<D>,
-) -> Result<(), Response> {
+fn check_retry<D: Disk>(from: &Caller, header: &SendHeader<'_>, group: &str, cx: &mut Cx<D>) -> Checked<()> {
     groups::ensure(group, cx)?;
     let retry_max = cx.tables.groups.get(group).map_or(0, |config| config.retry_max_times);
     let max = match header.max_reconsume_times {
@@ -303,7 +283,7 @@ fn check_retry<D: Disk>(
 }
 
 /// The message is fully checked: now its topic may be made. By the log's order, what keeps the message keeps the topic.
-fn make_topic<D: Disk>(new: Option<&TopicConfig>, cx: &mut Cx<D>) -> Result<(), Response> {
+fn make_topic<D: Disk>(new: Option<&TopicConfig>, cx: &mut Cx<D>) -> Checked<()> {
     match new {
         Some(config) => match cx.record(&MetaRecord::Topic(config.clone())) {
             Ok(_) => Ok(()),
@@ -351,19 +331,12 @@ struct Seen<'p> {
 }
 
 /// Properties that are taken out: those that only a broker may set, and those that it is about to add.
-const NOT_KEPT: [&str; 6] = [
-    property::POP_CK,
-    property::CRC32,
-    property::BATCH,
-    property::MSG_REGION,
-    property::TRACE_ON,
-    property::CLUSTER,
-];
+const NOT_KEPT: [&str; 6] =
+    [property::POP_CK, property::CRC32, property::BATCH, property::MSG_REGION, property::TRACE_ON, property::CLUSTER];
 
 impl<'p> Seen<'p> {
     fn in_properties(properties: &'p str) -> Self {
-        let mut seen =
-            Self { key: None, rewrite: false, delayed: None, half: false, inner_batch: false, wait: true };
+        let mut seen = Self { key: None, rewrite: false, delayed: None, half: false, inner_batch: false, wait: true };
         for (name, value) in pairs(properties) {
             match name {
                 property::UNIQ_KEY => seen.key = Some(value),
@@ -384,9 +357,9 @@ impl<'p> Seen<'p> {
     }
 
     /// Refuses what is not built yet, rather than deliver it wrongly, and what no client may send.
-    fn check(&self, flags: i32) -> Result<(), Response> {
+    fn check(&self, flags: i32) -> Checked<()> {
         if self.half || flags & sys_flag::TRANSACTION_MASK != 0 {
-            return Err(Response::refuse(
+            return Err(refuse(
                 ResponseCode::NoPermission,
                 "the broker sending transaction message is forbidden: transactions are not supported yet",
             ));
@@ -395,7 +368,9 @@ impl<'p> Seen<'p> {
             return Err(illegal(&format!("it is to be delayed ({name}), which is not supported yet: send it later")));
         }
         if self.inner_batch || flags & (sys_flag::INNER_BATCH | NEED_UNWRAP) != 0 {
-            return Err(illegal("inner batches (INNER_NUM) are for topics of queue.type=BatchCQ, which are not supported yet"));
+            return Err(illegal(
+                "inner batches (INNER_NUM) are for topics of queue.type=BatchCQ, which are not supported yet",
+            ));
         }
         Ok(())
     }

@@ -33,7 +33,7 @@ pub enum Answer {
     Pull(PullReply),
     /// `offset`.
     Offset,
-    /// `timestamp`: the store time of the one record that is read.
+    /// `timestamp`.
     Time,
     /// One record as the body.
     Record,
@@ -53,11 +53,7 @@ impl Serve {
                 Response::ok().with_header(ResponseHeader::Offset(offset.wire()))
             }
             (Answer::Time, Ok(Served::Time(time))) => Response::ok().with_header(ResponseHeader::Timestamp(time.0)),
-            (Answer::Time, Ok(Served::Records { bytes, .. })) => {
-                // A queue that has just been emptied has no earliest message: RocketMQ answers -1.
-                let earliest = with_record(&bytes, |record| record.stored.0).unwrap_or(-1);
-                Response::ok().with_header(ResponseHeader::Timestamp(earliest))
-            }
+            // The queue has just lost what it had: it has no earliest message now.
             (Answer::Time, Err(ReadError::Removed { .. })) => Response::ok().with_header(ResponseHeader::Timestamp(-1)),
             (Answer::Record, Ok(Served::Records { bytes, .. })) => {
                 match with_record(&bytes, |record| (is_own(record.topic), record.at.0)) {

@@ -3,11 +3,10 @@ use crate::groups::Groups;
 use crate::offsets::Offsets;
 use crate::topics::Topics;
 use keepmq_protocol::LogOffset;
-use keepmq_protocol::body::{DataVersion, SubscriptionGroup, TopicConfig, TopicTable};
+use keepmq_protocol::body::{DataVersion, SubscriptionGroup, TopicConfig};
 use keepmq_store::MetaRecord;
 use keepmq_world::{Keyed, Mono, Now, Timestamp};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -128,28 +127,55 @@ impl Tables {
     /// The files that RocketMQ's broker reads at its start. Source: `TopicConfigManager`, `SubscriptionGroupManager`,
     /// `ConsumerOffsetManager`.
     pub(crate) fn export(&self) -> Vec<(&'static str, Vec<u8>)> {
-        let topics = self.topics.records().into_iter().map(|(name, config)| (name.to_owned(), config.clone()));
-        let topics = TopicTable { data_version: self.topics.version, topic_config_table: topics.collect() };
-        let groups = json!({
-            "dataVersion": self.groups.version,
-            "forbiddenTable": {},
-            "subscriptionGroupTable": self.groups.records(),
-        });
-        let mut offsets = BTreeMap::new();
+        let topics = TopicsFile { data_version: self.topics.version, topic_config_table: self.topics.records() };
+        let groups = GroupsFile {
+            data_version: self.groups.version,
+            forbidden_table: BTreeMap::new(),
+            subscription_group_table: self.groups.records(),
+        };
+        let mut offset_table = BTreeMap::new();
         for (group, topics) in self.offsets.all() {
             for (topic, queues) in topics {
-                offsets.insert(format!("{topic}@{group}"), queues);
+                offset_table.insert(format!("{topic}@{group}"), queues);
             }
         }
         // The version of this file only counts for RocketMQ's slaves.
-        let offsets = json!({ "dataVersion": DataVersion::default(), "offsetTable": offsets });
-        let bytes = |value| serde_json::to_vec_pretty(&value).expect("text and numbers only");
+        let offsets = OffsetsFile { data_version: DataVersion::default(), offset_table };
         vec![
-            ("config/topics.json", bytes(json!(topics))),
-            ("config/subscriptionGroup.json", bytes(groups)),
-            ("config/consumerOffset.json", bytes(offsets)),
+            ("config/topics.json", pretty(&topics)),
+            ("config/subscriptionGroup.json", pretty(&groups)),
+            ("config/consumerOffset.json", pretty(&offsets)),
         ]
     }
+}
+
+fn pretty(file: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec_pretty(file).expect("text and numbers only, and memory takes any bytes")
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TopicsFile<'t> {
+    data_version: DataVersion,
+    topic_config_table: BTreeMap<&'t str, &'t TopicConfig>,
+}
+
+/// Source: RocketMQ `SubscriptionGroupWrapper`: the file's content, and the body of GET_ALL_SUBSCRIPTIONGROUP_CONFIG.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct GroupsFile<'t> {
+    pub(crate) data_version: DataVersion,
+    /// Topics that a group may not read: nothing that we serve sets them.
+    pub(crate) forbidden_table: BTreeMap<&'t str, ()>,
+    pub(crate) subscription_group_table: BTreeMap<&'t str, &'t SubscriptionGroup>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OffsetsFile<'t> {
+    data_version: DataVersion,
+    /// `topic@group` → queue → offset.
+    offset_table: BTreeMap<String, &'t BTreeMap<u32, i64>>,
 }
 
 /// Says when the exports are due.
@@ -161,6 +187,8 @@ pub(crate) struct Exports {
 
 impl Exports {
     const EVERY: Duration = Duration::from_secs(5);
+    /// Writing them takes the core's time: large ones are written less often.
+    const MORE_PER_MEBIBYTE: Duration = Duration::from_secs(1);
 
     /// Due once after the start, whatever there is: somebody may have removed the files.
     pub(crate) fn new(now: Now) -> Self {
@@ -178,8 +206,11 @@ impl Exports {
             return None;
         }
         self.written = tables.changes;
-        self.next_at = now + Self::EVERY;
-        Some(tables.export())
+        let files = tables.export();
+        let mebibytes = files.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() >> 20;
+        let more = u32::try_from(mebibytes).map_or(Duration::MAX, |count| Self::MORE_PER_MEBIBYTE * count);
+        self.next_at = now + Self::EVERY.saturating_add(more);
+        Some(files)
     }
 
     pub(crate) fn deadline(&self, tables: &Tables, commit: LogOffset) -> Option<Mono> {

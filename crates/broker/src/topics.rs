@@ -111,8 +111,8 @@ impl Topics {
     }
 
     /// All that others may see, by name.
-    pub(crate) fn all(&self) -> BTreeMap<String, TopicConfig> {
-        self.table.values().map(|entry| (entry.config.topic_name.clone(), entry.config.clone())).collect()
+    pub(crate) fn all(&self) -> BTreeMap<&str, &TopicConfig> {
+        self.table.iter().map(|(topic, entry)| (topic.as_str(), &entry.config)).collect()
     }
 
     /// Those that are records, by name.
@@ -219,13 +219,16 @@ fn is_fixed(name: &str) -> bool {
 fn check_attribute(name: &str, value: &str) -> Result<(), String> {
     let known = match name {
         "message.type" => matches!(value, "UNSPECIFIED" | "NORMAL" | "FIFO" | "DELAY" | "TRANSACTION" | "MIXED"),
-        "queue.type" if value == "BatchCQ" => return Err("queue.type=BatchCQ is not supported yet: use SimpleCQ".into()),
+        "queue.type" if value == "BatchCQ" => {
+            return Err("queue.type=BatchCQ is not supported yet: use SimpleCQ".into());
+        }
         "queue.type" => value == "SimpleCQ",
         "cleanup.policy" if value == "COMPACTION" => {
             return Err("cleanup.policy=COMPACTION is not supported yet: use DELETE".into());
         }
         "cleanup.policy" => value == "DELETE",
-        "reserve.time" => value.parse::<i64>().is_ok_and(|time| time >= -1),
+        // As many characters as the largest has.
+        "reserve.time" => value.len() <= 19 && value.parse::<i64>().is_ok_and(|time| time >= -1),
         _ => return Err(format!("unsupported key: {name}")),
     };
     if known { Ok(()) } else { Err(format!("value is not valid: {name}={value}")) }
@@ -247,7 +250,10 @@ mod tests {
             });
             edit_attributes(before.as_ref(), edits).map(text)
         };
-        assert_eq!(edit(None, "+message.type=FIFO, +queue.type=SimpleCQ"), Ok("message.type=FIFO queue.type=SimpleCQ".into()));
+        assert_eq!(
+            edit(None, "+message.type=FIFO, +queue.type=SimpleCQ"),
+            Ok("message.type=FIFO queue.type=SimpleCQ".into())
+        );
         assert_eq!(edit(Some("message.type=FIFO reserve.time=5"), "-message.type"), Ok("reserve.time=5".into()));
         assert_eq!(edit(Some(""), ""), Ok(String::new()));
         for (before, edits) in [

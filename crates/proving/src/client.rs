@@ -1,13 +1,11 @@
 //! A blocking client that speaks frames, several requests in flight if wanted.
 
 use anyhow::{Context, Result, bail, ensure};
-use keepmq_protocol::frame::{self, Form, FRAME_MAX};
+use keepmq_protocol::frame::{self, FRAME_MAX, Form};
 use keepmq_protocol::header::Str;
 use keepmq_protocol::message::{self, property};
 use keepmq_protocol::record::{self, Found};
-use keepmq_protocol::request::{
-    CreateTopic, MaxOffset, MinOffset, Pull, Send, SendHeader, SendVia, UpdateOffset,
-};
+use keepmq_protocol::request::{CreateTopic, MaxOffset, MinOffset, Pull, Send, SendHeader, SendVia, UpdateOffset};
 use keepmq_protocol::{LogOffset, QueueOffset, Request, Response};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -92,15 +90,20 @@ impl Client {
         sent
     }
 
+    /// Waits no longer than this for an answer.
+    pub fn patience(&mut self, patience: Duration) -> Result<()> {
+        self.stream.set_read_timeout(Some(patience)).context("cannot set a time limit")
+    }
+
     /// Sends bytes as they are.
     pub fn raw(&mut self, bytes: &[u8]) -> Result<()> {
         self.stream.write_all(bytes).context("cannot send")
     }
 
     /// The next response, and the number of the request it answers. `None`: the other side has closed the connection.
-    pub fn next(&mut self) -> Result<Option<(i32, Response)>> {
+    pub fn receive(&mut self) -> Result<Option<(i32, Response)>> {
         loop {
-            if let Some(response) = self.next_received()? {
+            if let Some(response) = self.received()? {
                 return Ok(Some(response));
             }
             let len = self.incoming.len();
@@ -114,7 +117,7 @@ impl Client {
     }
 
     /// The next response that has come in whole already.
-    pub fn next_received(&mut self) -> Result<Option<(i32, Response)>> {
+    pub fn received(&mut self) -> Result<Option<(i32, Response)>> {
         if let Some(raw) = frame::cut(&self.incoming[self.taken..], FRAME_MAX)? {
             let read = frame::read(&raw)?;
             ensure!(read.is_response(), "a request with code {} came from the broker", read.code);
@@ -131,7 +134,7 @@ impl Client {
     pub fn ask(&mut self, request: &Request<'_>) -> Result<Response> {
         let asked = self.post(request);
         self.flush()?;
-        let (answered, response) = self.next()?.context("the connection was closed instead of an answer")?;
+        let (answered, response) = self.receive()?.context("the connection was closed instead of an answer")?;
         ensure!(asked == answered, "request {asked} was answered as {answered}");
         Ok(response)
     }
@@ -164,7 +167,8 @@ impl Client {
     /// Sends one message and waits; any code but SEND_OK is an error.
     pub fn send(&mut self, topic: &str, queue: i32, body: &[u8]) -> Result<Sent> {
         let properties = unique_key(0);
-        sent(&self.must(&send_request(topic, queue, body, &properties))?)
+        let places = sent(&self.must(&send_request(topic, queue, body, &properties))?)?;
+        places.first().copied().context("an answer without a message id")
     }
 
     /// Pulls once, without waiting.
@@ -194,7 +198,8 @@ impl Client {
 
     /// Everything in a queue, from its lowest offset on.
     pub fn read_queue(&mut self, topic: &str, queue: i32) -> Result<Vec<Message>> {
-        let mut at = self.must(&Request::MinOffset(MinOffset { topic: topic.into(), queue_id: queue }))?.field("offset")?;
+        let mut at =
+            self.must(&Request::MinOffset(MinOffset { topic: topic.into(), queue_id: queue }))?.field("offset")?;
         let mut found = Vec::new();
         loop {
             let pulled = self.pull(topic, queue, at)?;
@@ -230,7 +235,17 @@ pub fn unique_key(id: u64) -> String {
 
 /// A send to one queue.
 pub fn send_request<'b>(topic: &'b str, queue: i32, body: &'b [u8], properties: &'b str) -> Request<'b> {
-    let header = SendHeader {
+    Request::Send(Send { via: SendVia::V2, header: send_header(topic, queue, properties), body })
+}
+
+/// A send of several messages to one queue; `body` holds the items.
+pub fn batch_request<'b>(topic: &'b str, queue: i32, body: &'b [u8]) -> Request<'b> {
+    let header = SendHeader { batch: true, ..send_header(topic, queue, "") };
+    Request::Send(Send { via: SendVia::Batch, header, body })
+}
+
+fn send_header<'b>(topic: &'b str, queue: i32, properties: &'b str) -> SendHeader<'b> {
+    SendHeader {
         producer_group: "proving".into(),
         topic: topic.into(),
         default_topic: "TBW102".into(),
@@ -245,19 +260,23 @@ pub fn send_request<'b>(topic: &'b str, queue: i32, body: &'b [u8], properties: 
         max_reconsume_times: None,
         batch: false,
         broker_name: None,
-    };
-    Request::Send(Send { via: SendVia::V2, header, body })
+    }
 }
 
-/// The place that an accepted send was given.
-pub fn sent(response: &Response) -> Result<Sent> {
-    let id: Str<'_> = response.field("msgId")?;
-    let position = id.get(id.len().saturating_sub(16)..).and_then(|hex| u64::from_str_radix(hex, 16).ok());
-    Ok(Sent {
-        queue: u32::try_from(response.field::<i32>("queueId")?).context("a negative queue")?,
-        offset: QueueOffset(u64::try_from(response.field::<i64>("queueOffset")?).context("a negative offset")?),
-        position: LogOffset(position.with_context(|| format!("{id:?} is no message id"))?),
-    })
+/// The places that an accepted send was given: one, or one for each message of a batch.
+pub fn sent(response: &Response) -> Result<Vec<Sent>> {
+    let queue = u32::try_from(response.field::<i32>("queueId")?).context("a negative queue")?;
+    let offset = u64::try_from(response.field::<i64>("queueOffset")?).context("a negative offset")?;
+    let ids: Str<'_> = response.field("msgId")?;
+    let position = |id: &str| {
+        let digits = id.get(id.len().saturating_sub(16)..)?;
+        u64::from_str_radix(digits, 16).ok().map(LogOffset)
+    };
+    let place = |(item, id)| {
+        let position = position(id).with_context(|| format!("{id:?} is no message id"))?;
+        Ok(Sent { queue, offset: QueueOffset(offset + item), position })
+    };
+    (0..).zip(ids.split(',')).map(place).collect()
 }
 
 /// The records of a pull's body, checked as they are on disk.

@@ -112,9 +112,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may be gone already; then there is nothing to do, and nobody to tell.
-        if self.child.kill().is_ok() {
-            self.child.wait().map_or((), drop);
+        // It may be gone already: then killing it does nothing, and waiting only repeats what is known.
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
+            println!("      left behind: {} ({}): {error}", self.name, self.child.id());
         }
     }
 }
@@ -122,9 +122,7 @@ impl Drop for Process {
 /// The same program, killed by the kernel when our main thread ends in whichever way. `setpriv` is part of util-linux;
 /// without it, dropping [`Process`] has to do.
 pub fn tied(command: &Command) -> Command {
-    let setpriv = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-        .map(|dir| dir.join("setpriv"))
-        .find(|path| path.is_file());
+    let setpriv = on_path("setpriv");
     let mut words: Vec<OsString> = vec![command.get_program().to_owned()];
     words.extend(command.get_args().map(ToOwned::to_owned));
     let mut tied = match setpriv {
@@ -149,6 +147,12 @@ pub fn tied(command: &Command) -> Command {
         tied.current_dir(dir);
     }
     tied
+}
+
+/// Where a program is installed; `None` when it is not.
+pub fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
 /// A port of which it and its neighbours (two below, one above) are free: RocketMQ's brokers use all of them. Outside the

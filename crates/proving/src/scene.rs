@@ -62,7 +62,7 @@ impl Scene {
 
     /// With this key of `broker.conf`, in place of an earlier one.
     #[must_use]
-    pub fn with(mut self, key: &str, value: impl ToString) -> Self {
+    pub fn with(mut self, key: &str, value: &(impl ToString + ?Sized)) -> Self {
         self.conf.retain(|(known, _)| known != key);
         self.conf.push((key.to_owned(), value.to_string()));
         self
@@ -102,6 +102,7 @@ impl Scene {
             if began.elapsed() > PATIENCE || process.ended_within(Duration::ZERO)?.is_some() {
                 return Err(error.context(format!("the broker does not answer{}", process.said())));
             }
+            std::thread::sleep(Duration::from_millis(1));
         }
         Ok((process, began.elapsed()))
     }
@@ -119,6 +120,6 @@ impl Scene {
     #[must_use]
     pub fn registering(self) -> Self {
         let addr = self.name_server;
-        self.with("namesrvAddr", addr)
+        self.with("namesrvAddr", &addr)
     }
 }

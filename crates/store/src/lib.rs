@@ -43,5 +43,8 @@ pub use queues::{Limits, Selection};
 mod reader;
 pub use reader::{LogReader, ReadError, ReadPlan, Served};
 
+#[cfg(test)]
+mod testdisk;
+
 mod meta;
 pub use meta::{MetaError, MetaRecord, OffsetCommit, QueueEnd};

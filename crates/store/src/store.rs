@@ -221,7 +221,7 @@ impl<D: Disk> Store<D> {
             added: "",
         };
         let appended = self.append(&draft, now)?;
-        log::apply(&mut self.queues, record);
+        log::apply(&mut self.queues, record).expect("what the broker writes down about queues is so");
         self.upkeep.meta_appended(record, appended.at, appended.end);
         Ok(appended)
     }
@@ -427,3 +427,6 @@ fn decode_all(mut bytes: &[u8], into: &mut Vec<MetaRecord>) -> Result<(), ReadEr
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,7 +159,8 @@ impl Upkeep {
     fn retention_waits(&self) -> bool {
         let Retention::Saving { target, ends } = self.retention else { return false };
         let covers = |snapshot: Option<&(u64, u64)>, position| snapshot.is_some_and(|(_, at)| *at >= position);
-        !(covers(self.snapshots.front(), target) && covers(self.snapshots.back(), ends))
+        let both = self.snapshots.len() >= 2;
+        !(both && covers(self.snapshots.front(), target) && covers(self.snapshots.back(), ends))
     }
 }
 

@@ -154,13 +154,12 @@ impl CommitLog {
 
     /// Ends the segment with a blank and goes on in the reserved one.
     fn roll(&mut self, rest: u64) {
+        let end = self.segment_end();
         let size = u32::try_from(rest).expect("segments are below 2 GiB");
         self.open.extend_from_slice(&size.to_be_bytes());
         self.open.extend_from_slice(&MAGIC_BLANK.to_be_bytes());
         self.waiting += BLANK_BYTES;
-        // Every record leaves room for a blank, so this does not cross the border.
-        let end = self.segment_end();
-        assert!(self.appended() <= end, "a blank lies inside its segment");
+        assert!(self.appended() <= end, "every record leaves room for a blank");
         self.closed.push_back(SegmentAge { base: end - self.segment_bytes, last_stored: self.last_stored });
         self.seal(None);
         self.open_at = end;

@@ -10,7 +10,7 @@ use crate::meta::{MetaRecord, Snapshot};
 use crate::queues::{BlockFile, Entry, Queues};
 use keepmq_protocol::message::{self, property, sys_flag};
 use keepmq_protocol::record::{CRC_BYTES, Found, Record, RecordError};
-use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset};
+use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset, Topic};
 use keepmq_world::{Keyed, Timestamp};
 use crate::upkeep::JAVA_ABORT;
 use std::collections::VecDeque;
@@ -66,7 +66,7 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
         bases.push(0);
     }
     let slot = known.unwrap_or_default();
-    check_segments(&files, config, &mut bases, slot.log_min)?;
+    check_segments(&files, config, &mut bases, known.map(|slot| slot.log_min))?;
     let log_min = bases[0];
     files.set_min(log_min);
 
@@ -304,14 +304,15 @@ fn check_segments<D: Disk>(
     files: &Files<D>,
     config: &StoreConfig,
     bases: &mut Vec<u64>,
-    log_min: u64,
+    log_min: Option<u64>,
 ) -> Result<(), OpenError> {
     let size = config.segment_bytes;
     // Their removal was decided; the power failed before their names were gone.
-    let retired = bases.partition_point(|base| *base < log_min);
-    if retired == bases.len() || (bases[retired] != log_min && log_min > 0) {
-        let what = format!("the file is missing: the log begins at {log_min}");
-        return Err(damaged(&segment_path(log_min), what));
+    let retired = bases.partition_point(|base| Some(*base) < log_min);
+    if let Some(min) = log_min
+        && bases.get(retired) != Some(&min)
+    {
+        return Err(damaged(&segment_path(min), format!("the file is missing: the log begins at {min}")));
     }
     for base in bases.drain(..retired) {
         files.remove(&segment_path(base))?;
@@ -578,6 +579,7 @@ impl Rebuild<'_> {
             // A half message or a rollback of RocketMQ's: no queue holds it.
             return Ok(());
         }
+        Topic::check(record.topic).map_err(|error| damaged(path, format!("position {}: {error}", record.at)))?;
         let entry = entry_of(record);
         if !is_last || !self.held.is_empty() {
             let topic = record.topic.to_owned();
@@ -588,7 +590,7 @@ impl Rebuild<'_> {
         if record.topic == META_TOPIC {
             let meta = MetaRecord::decode(record.body);
             let meta = meta.map_err(|error| damaged(path, format!("position {}: {error}", record.at)))?;
-            apply(&mut self.queues, &meta);
+            apply(&mut self.queues, &meta).map_err(|what| damaged(path, format!("position {}: {what}", record.at)))?;
         }
         Ok(())
     }
@@ -667,18 +669,26 @@ impl Rebuild<'_> {
     }
 }
 
-/// What a metadata record does to the queues.
-pub(crate) fn apply(queues: &mut Queues, meta: &MetaRecord) {
+/// What a metadata record does to the queues. The text says why it cannot be true.
+pub(crate) fn apply(queues: &mut Queues, meta: &MetaRecord) -> Result<(), String> {
     match meta {
         MetaRecord::TopicDeleted(topic) => queues.clear_topic(topic),
         MetaRecord::QueueEnds(ends) => {
             for end in ends {
-                let ix = queues.find_or_add(&end.topic, end.queue_id);
-                queues.set_next(ix, QueueOffset(end.next));
+                let known = queues.find(&end.topic, end.queue_id);
+                let next = known.map_or(0, |ix| queues.next(ix).0);
+                if known.is_none() {
+                    Topic::check(&end.topic).map_err(|error| error.to_string())?;
+                    let ix = queues.find_or_add(&end.topic, end.queue_id);
+                    queues.set_next(ix, QueueOffset(end.next));
+                } else if next < end.next {
+                    return Err(format!("queue {} of {} went on at {}, not {next}", end.queue_id, end.topic, end.next));
+                }
             }
         }
         MetaRecord::Topic(_) | MetaRecord::Group(_) | MetaRecord::GroupDeleted { .. } | MetaRecord::Offsets(_) => {}
     }
+    Ok(())
 }
 
 fn entry_of(record: &Record<'_>) -> Entry {

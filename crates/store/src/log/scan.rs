@@ -81,11 +81,12 @@ impl<F: File> Scan<F> {
         let mut behind = Behind { far_record: None, used: at };
         let mut from = at;
         while from < self.end && from.saturating_sub(behind.used) < quiet {
+            let segment_end = self.end;
             let bytes = self.bytes(from, WINDOW)?;
             let window = &bytes[..bytes.len().min(WINDOW)];
             // Windows overlap by the head of a record, so that none is missed between two.
             let next = match from + window.len() as u64 {
-                end if end == self.end => end,
+                end if end == segment_end => end,
                 end => end - UP_TO_POSITION as u64,
             };
             if let Some(last) = last_used(window) {

@@ -7,7 +7,6 @@ use keepmq_protocol::{LogOffset, Topic};
 use std::collections::BTreeMap;
 use std::mem;
 
-/// A piece begins a new file when the last one has reached this.
 const FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// What all tails together may hold in memory; beyond it, those that nobody appends to go.
 const TAILS_BYTES: usize = 64 * 1024 * 1024;
@@ -37,7 +36,9 @@ pub(super) struct Checkpoints {
     buffer: Vec<u8>,
     /// What all tails hold, by [`Queue::held`]; and what they may.
     held: usize,
-    may_hold: usize,
+    pub(super) may_hold: usize,
+    /// A piece begins a new file when the last one has reached this.
+    pub(super) file_bytes: u64,
     /// Where the sweep for cold tails goes on.
     hand: usize,
     /// The file that is copied out, and the queue where that goes on.
@@ -55,7 +56,8 @@ struct InFlight {
 enum Part {
     /// The queue begins there.
     Tombstone(u64),
-    Block(Slot),
+    /// And its last entry.
+    Block(Slot, Entry),
     /// An older block now lies elsewhere.
     Copy(Slot),
 }
@@ -109,6 +111,7 @@ impl Checkpoints {
             buffer: Vec::new(),
             held: 0,
             may_hold: TAILS_BYTES,
+            file_bytes: FILE_BYTES,
             hand: 0,
             copying: None,
         }
@@ -141,7 +144,7 @@ impl Queues {
         assert!(self.checkpoints.in_flight.is_none(), "one piece of the block log is written at a time");
         assert!(synced >= self.checkpoints.indexed, "what is synced only grows: {synced}");
         let (file, at) = match self.checkpoints.end {
-            (file, at) if at >= FILE_BYTES => (file + 1, 0),
+            (file, at) if at >= self.checkpoints.file_bytes => (file + 1, 0),
             end => end,
         };
         let buffer = mem::take(&mut self.checkpoints.buffer);
@@ -191,11 +194,12 @@ impl Queues {
         while first < to {
             let end = to.min(first + FULL as u64);
             let entries = queue.tail(first, end);
-            let head = entries.clone().next().map(Entry::unpack).expect("a block has an entry");
+            let at_end = |packed: Option<&_>| Entry::unpack(packed.expect("a block has an entry"));
+            let (head, last) = (at_end(entries.clone().next()), at_end(entries.clone().next_back()));
             let at = piece.add(topic, queue.id, first, queue.has_lost, entries);
             let count = u16::try_from(end - first).expect("a block has at most FULL entries");
-            let (position, stored) = (head.at.0, head.stored.0);
-            parts.push((ix, Part::Block(Slot { first, position, stored, file: piece.file, at, count })));
+            let slot = Slot { first, position: head.at.0, stored: head.stored.0, file: piece.file, at, count };
+            parts.push((ix, Part::Block(slot, last)));
             first = end;
         }
     }
@@ -231,7 +235,7 @@ impl Queues {
                 Part::Tombstone(first) => {
                     queue.unsaved = u32::try_from(queue.next - first).expect("unsaved messages are in memory");
                 }
-                Part::Block(slot) => queue.place(slot, name, files).expect("blocks continue what was saved before"),
+                Part::Block(slot, last) => queue.place(slot, last, name, files).expect("blocks continue what was saved before"),
                 Part::Copy(slot) => queue.moved(slot, name, files),
             }
             // What was retired or deleted meanwhile. After a deletion whose tombstone is still to come they stay.
@@ -331,9 +335,7 @@ impl Queues {
         let Some((slot, last)) = slot_of(file, found).map_err(of_queue)? else {
             return queue.end_at(first, topic.len(), files).map_err(of_queue);
         };
-        queue.place(slot, topic.len(), files).map_err(of_queue)?;
-        (queue.last_at, queue.last_stored) = (last.at.0, last.stored.0);
-        Ok(())
+        queue.place(slot, last, topic.len(), files).map_err(of_queue)
     }
 
     fn adopt_copy(&mut self, file: u32, found: &Found<'_>) -> Result<(), String> {
@@ -359,7 +361,14 @@ impl Part {
     fn end(&self) -> u64 {
         match self {
             Self::Tombstone(first) => *first,
-            Self::Block(slot) | Self::Copy(slot) => slot.end(),
+            Self::Block(slot, _) | Self::Copy(slot) => slot.end(),
         }
+    }
+}
+
+#[cfg(test)]
+impl Checkpoints {
+    pub(super) fn held(&self) -> usize {
+        self.held
     }
 }

@@ -6,7 +6,7 @@ use crate::store::QueueView;
 use keepmq_protocol::body::TagFilter;
 use keepmq_protocol::{LogOffset, QueueOffset};
 use keepmq_world::Timestamp;
-use std::collections::VecDeque;
+use std::collections::{VecDeque, vec_deque};
 
 /// One message of a queue: 20 bytes, in memory as on disk.
 ///
@@ -156,9 +156,9 @@ pub(super) struct Queue {
     pub(super) unseen: u32,
     /// Messages that no durable block holds: the last ones, or, when `min` has passed some of them, offsets.
     pub(super) unsaved: u32,
-    /// Position and store time of the last message ever.
-    pub(super) last_at: u64,
-    pub(super) last_stored: i64,
+    /// Position and store time of the last entry of a durable block.
+    pub(super) saved_at: u64,
+    pub(super) saved_stored: i64,
     /// Ends before `next`; holds at least what is unsaved and not lost. Boxed: most queues of many have none.
     #[expect(clippy::box_collection, reason = "a million idle queues pay 8 bytes instead of 32")]
     tail: Option<Box<VecDeque<Packed>>>,
@@ -196,12 +196,23 @@ impl Queue {
         self.min == self.next
     }
 
+    /// Position and store time of the last message.
+    fn last(&self) -> (LogOffset, Timestamp) {
+        let last = self.tail.as_ref().and_then(|tail| tail.back()).map(Entry::unpack);
+        last.map_or((LogOffset(self.saved_at), Timestamp(self.saved_stored)), |entry| (entry.at, entry.stored))
+    }
+
+    /// Whether it has messages and would have none if the log began at `min`.
+    pub(super) fn is_emptied_by(&self, min: LogOffset) -> bool {
+        !self.is_empty() && self.last().0 < min
+    }
+
     fn tail_first(&self) -> u64 {
         self.next - self.tail.as_ref().map_or(0, |tail| tail.len() as u64)
     }
 
     /// The tail's entries in `from..to`, which it must hold.
-    pub(super) fn tail(&self, from: u64, to: u64) -> impl ExactSizeIterator<Item = &Packed> + Clone {
+    pub(super) fn tail(&self, from: u64, to: u64) -> vec_deque::Iter<'_, Packed> {
         let first = self.tail_first();
         assert!(first <= from && from <= to && to <= self.next, "a tail holds what is asked of it: {from}..{to}");
         match &self.tail {
@@ -222,17 +233,11 @@ impl Queue {
     }
 
     pub(super) fn push(&mut self, mut entry: Entry) {
-        assert!(
-            entry.at.0 >= self.last_at,
-            "positions in a queue only grow: {} follows {} at offset {}",
-            entry.at,
-            self.last_at,
-            self.next
-        );
+        let (at, stored) = self.last();
+        assert!(entry.at >= at, "positions in a queue only grow: {} follows {at} at offset {}", entry.at, self.next);
         // Times are monotone in a log of ours. In one of another program a clock may have gone back: searches need the order.
-        entry.stored = Timestamp(entry.stored.0.clamp(self.last_stored, U48_MAX as i64));
+        entry.stored = Timestamp(entry.stored.0.clamp(stored.0, U48_MAX as i64));
         self.tail.get_or_insert_default().push_back(entry.pack());
-        (self.last_at, self.last_stored) = (entry.at.0, entry.stored.0);
         self.next += 1;
         self.unseen += 1;
         self.unsaved += 1;
@@ -244,7 +249,7 @@ impl Queue {
         // A deletion moves `min` at once; what others see of the queue's end still waits for commit.
         let min = self.min.min(visible);
         let last_stored = if self.unseen == 0 {
-            Timestamp(self.last_stored)
+            self.last().1
         } else if visible > min && visible > self.tail_first() {
             self.tail(visible - 1, visible).next().map_or(Timestamp(0), |packed| Entry::unpack(packed).stored)
         } else {
@@ -272,7 +277,7 @@ impl Queue {
             return Ok(max);
         }
         let is_before = |stored: i64| if upper { stored <= time.0 } else { stored < time.0 };
-        if self.unseen == 0 && is_before(self.last_stored) {
+        if self.unseen == 0 && is_before(self.last().1.0) {
             return Ok(if upper { QueueOffset(max.0 - 1) } else { max });
         }
         // Where `is_before` ends, there (or, for `upper`, one before) is the answer: in the tail, or in the last block that
@@ -314,8 +319,9 @@ impl Queue {
         self.has_lost = true;
     }
 
-    /// Takes a durable block into the directory. It replaces those that begin at or behind its first offset.
-    pub(super) fn place(&mut self, slot: Slot, name: usize, files: &mut BlockFiles) -> Result<(), String> {
+    /// Takes a durable block, whose last entry is `last`, into the directory. It replaces those that begin at or behind its
+    /// first offset.
+    pub(super) fn place(&mut self, slot: Slot, last: Entry, name: usize, files: &mut BlockFiles) -> Result<(), String> {
         let saved = self.saved();
         if slot.first > saved || slot.end() < saved {
             return Err(format!("a block holds {}..{} where {saved} goes on", slot.first, slot.end()));
@@ -335,6 +341,7 @@ impl Queue {
         }
         files.more(&slot, name);
         self.blocks.push(slot);
+        (self.saved_at, self.saved_stored) = (last.at.0, last.stored.0);
         Ok(())
     }
 
@@ -370,19 +377,15 @@ impl Queue {
         }
     }
 
-    /// Where the next block should begin when the durable ones end at `from` and it ends at `to`: shorter ones before it are
-    /// written again with it. So a queue has few blocks, each more than twice as long as the next, and an entry is written few times.
+    /// Where the next block should begin when the durable ones end at `from` and it ends at `to`: short ones before it are
+    /// written again with it, as long as it grows to twice the size by that. So a queue has few blocks behind its long ones,
+    /// each longer than the next, and an entry is written some eight times at most.
     pub(super) fn merge_from(&self, from: u64, to: u64) -> u64 {
         let tail_first = self.tail_first();
-        let mergeable = |first: u64, slot: &&Slot| {
-            slot.end() == first
-                && slot.first >= tail_first
-                && usize::from(slot.count) < FULL
-                && u64::from(slot.count) <= to - first
-        };
         let mut first = from;
         for slot in self.blocks.iter().rev() {
-            if !mergeable(first, &slot) {
+            let (old, new) = (u64::from(slot.count), to - first);
+            if slot.first < tail_first || slot.end() != first || old > new || old + new > FULL as u64 {
                 break;
             }
             first = slot.first;
@@ -410,7 +413,7 @@ impl Queue {
 
     /// The block that holds both what lies before and what lies behind `min` of the log, or may do so.
     pub(super) fn straddling(&self, min: LogOffset, name: u8) -> Option<BlockRef> {
-        if self.is_empty() || self.last_at < min.0 {
+        if self.is_empty() || self.is_emptied_by(min) {
             return None;
         }
         let behind = self.blocks.partition_point(|slot| slot.position < min.0);
@@ -424,7 +427,7 @@ impl Queue {
         if self.is_empty() {
             return;
         }
-        let first = if self.last_at < min.0 {
+        let first = if self.is_emptied_by(min) {
             self.next
         } else if self.tail(self.tail_first(), self.next).next().is_some_and(|e| Entry::unpack(e).at <= min) {
             self.tail_point(|entry| entry.at < min)

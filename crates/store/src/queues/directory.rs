@@ -85,7 +85,7 @@ impl Queues {
         let (queue, files) = (&mut self.queues[ix.0 as usize], &mut self.checkpoints.files);
         queue.has_lost = from.u8()? & HAS_LOST != 0;
         (queue.min, queue.next) = (number(from)?, number(from)?);
-        (queue.last_at, queue.last_stored) = (number(from)?, number(from)? as i64);
+        (queue.saved_at, queue.saved_stored) = (number(from)?, number(from)? as i64);
         let count = from.count(BLOCK)?;
         queue.blocks.reserve_exact(count);
         let mut last = Slot::default();
@@ -117,7 +117,7 @@ fn put_queue(into: &mut Vec<u8>, queue: &Queue) {
     let min = if queue.cleared { queue.blocks.first().map_or(next, |slot| slot.first) } else { queue.min.min(next) };
     put_varint(into, u64::from(queue.id));
     into.push(if queue.has_lost { HAS_LOST } else { 0 });
-    for number in [min, next, queue.last_at, queue.last_stored as u64, queue.blocks.len() as u64] {
+    for number in [min, next, queue.saved_at, queue.saved_stored as u64, queue.blocks.len() as u64] {
         put_varint(into, number);
     }
     let mut last = Slot::default();

@@ -49,3 +49,6 @@ pub enum Selection {
         next: QueueOffset,
     },
 }
+
+#[cfg(test)]
+mod tests;

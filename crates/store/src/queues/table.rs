@@ -150,8 +150,7 @@ impl Queues {
 
     /// Queues that would lose their last entry if the log began at `min`.
     pub(crate) fn emptied_by(&self, min: LogOffset) -> Vec<QueueIx> {
-        let is_emptied = |queue: &Queue| !queue.is_empty() && queue.last_at < min.0;
-        self.all().filter(|ix| is_emptied(self.queue(*ix))).collect()
+        self.all().filter(|ix| self.queue(*ix).is_emptied_by(min)).collect()
     }
 
     /// Blocks that straddle `min`: the first readable offset of these queues is only known after reading the block. In the

@@ -1,1 +1,48 @@
-package keepmq.interop; final class Interop { public static void main(String[] a) {} }
+package keepmq.interop;
+
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
+import java.nio.charset.StandardCharsets;
+
+/**
+ * RocketMQ's client against a broker, checking itself. The arguments are the name server and a word that makes names
+ * new. Each line of the input is a command; each check prints "ok NAME" or "FAIL NAME: REASON", each command ends with "done".
+ * Between commands somebody else may kill, stop and start the servers.
+ */
+public final class Interop {
+    static String nameServer;
+    static String run;
+
+    public static void main(String[] args) throws Exception {
+        nameServer = args[0];
+        run = args[1];
+        BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        Across across = new Across();
+        for (String line = commands.readLine(); line != null; line = commands.readLine()) {
+            String[] words = line.trim().split(" +");
+            try {
+                command(words, across);
+            } catch (Throwable error) {
+                error.printStackTrace();
+                System.out.println("FAIL " + line + ": " + error);
+            }
+            System.out.println("done");
+        }
+        System.exit(0);
+    }
+
+    private static void command(String[] words, Across across) throws Exception {
+        switch (words[0]) {
+            case "send": Sends.all(); break;
+            case "consume": Consumes.all(); break;
+            case "offsets-begin": across.offsetsBegin(words[1]); break;
+            case "offsets-end": across.offsetsEnd(words[1]); break;
+            case "clients-begin": across.clientsBegin(words[1]); break;
+            case "clients-end": across.clientsEnd(words[1]); break;
+            case "known-send": Known.send(words[1], Integer.parseInt(words[2])); break;
+            case "known-read": Known.read(words[1], Integer.parseInt(words[2])); break;
+            case "golden": Golden.all(words[1]); break;
+            default: throw new IllegalArgumentException("no such command: " + words[0]);
+        }
+    }
+}

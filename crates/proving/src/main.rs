@@ -1,0 +1,95 @@
+//! `keepmq-proving`: see the library.
+#![forbid(unsafe_code)]
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use keepmq_proving::power_cuts::{self, Expected};
+use keepmq_proving::scene::Mode;
+use keepmq_proving::tally::Tally;
+use keepmq_proving::{hostile, interop, kills, small};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(about = "Proves the product from outside: kills, power cuts, bad input, real clients")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+struct Common {
+    /// The keepmq to prove.
+    #[arg(long, global = true, default_value = "target/release/keepmq")]
+    binary: PathBuf,
+    /// What the machine lacks is a failure.
+    #[arg(long, global = true)]
+    strict: bool,
+    /// Of the moments at which things fail.
+    #[arg(long, global = true, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// SIGKILL under load.
+    Kills {
+        #[arg(long, value_enum, default_value = "sync")]
+        mode: Flush,
+        #[arg(long, default_value_t = 30)]
+        count: u64,
+    },
+    /// Power cuts under load. Needs root.
+    Powercuts {
+        #[arg(long, default_value_t = 20)]
+        count: u64,
+        /// A deliberate mistake that the binary was built with; its loss must be found.
+        #[arg(long)]
+        planted: Option<String>,
+    },
+    /// Bad input.
+    Hostile,
+    /// `keepmq dev`, the README's first command.
+    Dev,
+    /// Memory of an idle broker and name server.
+    Rss,
+    /// RocketMQ's own clients. Needs Java and Maven.
+    Interop(interop::Options),
+    /// RocketMQ's integration tests.
+    Acceptance {
+        /// The program that runs them.
+        #[arg(long)]
+        suite: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Flush {
+    Sync,
+    Async,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let Arguments { verb, common: Common { binary, strict, seed } } = Arguments::parse();
+    let mut tally = Tally::new(strict);
+    match verb {
+        Verb::Kills { mode, count } => {
+            let mode = match mode {
+                Flush::Sync => Mode::Sync,
+                Flush::Async => Mode::Async,
+            };
+            kills::run(&mut tally, &binary, mode, count, seed)?;
+        }
+        Verb::Powercuts { count, planted } => {
+            let expected = planted.as_deref().map_or(Expected::Kept, Expected::Loss);
+            power_cuts::run(&mut tally, &binary, expected, count, seed)?;
+        }
+        Verb::Hostile => hostile::run(&mut tally, &binary)?,
+        Verb::Dev => small::dev(&mut tally, &binary)?,
+        Verb::Rss => small::rss(&mut tally, &binary)?,
+        Verb::Interop(options) => interop::run(&mut tally, &binary, &options)?,
+        Verb::Acceptance { suite } => interop::acceptance(&mut tally, &binary, &suite)?,
+    }
+    Ok(if tally.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

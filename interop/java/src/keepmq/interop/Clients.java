@@ -1,0 +1,69 @@
+package keepmq.interop;
+
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ConcurrentLinkedQueue;
+import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
+import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
+import org.apache.rocketmq.common.message.MessageExt;
+
+/** Clients as programs set them up. */
+final class Clients {
+    private static int instances;
+
+    static synchronized String instance() {
+        return "interop-" + Interop.run + "-" + instances++;
+    }
+
+    static DefaultMQProducer producer() throws Exception {
+        DefaultMQProducer producer = new DefaultMQProducer("producers-" + Interop.run);
+        producer.setNamesrvAddr(Interop.nameServer);
+        producer.setInstanceName(instance());
+        producer.setSendMsgTimeout(5000);
+        producer.start();
+        return producer;
+    }
+
+    static DefaultMQPullConsumer puller(String group) throws Exception {
+        DefaultMQPullConsumer puller = new DefaultMQPullConsumer(group);
+        puller.setNamesrvAddr(Interop.nameServer);
+        puller.setInstanceName(instance());
+        puller.start();
+        return puller;
+    }
+
+    /** A push consumer and everything it has received, by key; copies of the same message are counted. */
+    static final class Receiver implements AutoCloseable {
+        final DefaultMQPushConsumer consumer;
+        final Map<String, MessageExt> byKey = new ConcurrentHashMap<>();
+        final ConcurrentLinkedQueue<MessageExt> all = new ConcurrentLinkedQueue<>();
+
+        Receiver(String group, String topic, String tags) throws Exception {
+            consumer = new DefaultMQPushConsumer(group);
+            consumer.setNamesrvAddr(Interop.nameServer);
+            consumer.setInstanceName(instance());
+            consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+            consumer.subscribe(topic, tags);
+            consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> take(messages));
+            consumer.start();
+        }
+
+        private ConsumeConcurrentlyStatus take(List<MessageExt> messages) {
+            for (MessageExt message : messages) {
+                all.add(message);
+                byKey.put(message.getKeys(), message);
+            }
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        }
+
+        @Override
+        public void close() {
+            consumer.shutdown();
+        }
+    }
+}

@@ -1,0 +1,696 @@
+//! A broker's machine: a disk, and most of the time a process with its job lanes.
+
+use crate::checkers::{QueueKey, Speaker, key};
+use crate::disk::{DiskOp, Faults, SimDisk};
+use crate::faults::{Demand, Scenario};
+use crate::host::{Directory, Host, Left};
+use crate::net::{LinkId, Net, News};
+use crate::stage::{Due, MICRO, MILLI, NodeId, SECOND, Stage};
+use crate::trace::Rare;
+use crate::workload::{BODY_MAX, Lent, QUEUES, TOPICS};
+use keepmq_broker::{Broker, BrokerConfig, Serve, Task};
+use keepmq_protocol::frame::Form;
+use keepmq_protocol::record;
+use keepmq_protocol::seam::{CallId, Event, Exit};
+use keepmq_protocol::{Request, Response};
+use keepmq_store::{Files, Job, Lane, LogReader, OpenError, ReadError, Served, Store, StoreConfig};
+use keepmq_world::Chance;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) struct BrokerNode {
+    pub(crate) node: NodeId,
+    disk: SimDisk,
+    life: u32,
+    skew: i64,
+    running: Option<Running>,
+    /// A start is on the agenda.
+    booting: bool,
+    slow_until: u64,
+    full_until: u64,
+    refused_while_full: bool,
+    /// A disk call fails, or has failed, as planned: the store may stop.
+    broken: bool,
+    pub(crate) state: Wanted,
+    config: BrokerConfig,
+    store: StoreConfig,
+    demand: Demand,
+    chance: Chance,
+}
+
+/// Whether the broker is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Running,
+    /// Bytes are to go bad when it has stopped.
+    Rotting,
+    /// It has found that bytes have gone bad, and stays down.
+    Refusing,
+    /// Stopped for good.
+    Retired,
+}
+
+struct Running {
+    host: Host<Broker<SimDisk>>,
+    files: Arc<Files<SimDisk>>,
+    reader: LogReader<SimDisk>,
+    flush: JobLane,
+    background: JobLane,
+    stopping: bool,
+}
+
+#[derive(Default)]
+struct JobLane {
+    jobs: VecDeque<Job>,
+    /// The first job has made a step.
+    begun: bool,
+    /// What the first job has touched so far.
+    rolls: bool,
+    snapshots: bool,
+}
+
+impl Running {
+    fn lane(&mut self, lane: Lane) -> &mut JobLane {
+        match lane {
+            Lane::Flush => &mut self.flush,
+            Lane::Background => &mut self.background,
+        }
+    }
+}
+
+/// What became of a broker's turn that its universe has to know.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    pub(crate) left_for_good: bool,
+}
+
+impl BrokerNode {
+    pub(crate) fn new(node: NodeId, name: &str, scenario: &Scenario, directory: &Directory, chance: &mut Chance) -> Self {
+        let address = directory.address(node);
+        let name_servers =
+            (0..scenario.name_servers).map(|nth| directory.address(NodeId(scenario.brokers + nth)).to_string()).collect();
+        let config = BrokerConfig {
+            cluster: "sim".to_owned(),
+            name: name.to_owned(),
+            address,
+            name_servers,
+            region: "DefaultRegion".to_owned(),
+            auto_create_topic: scenario.auto_create,
+            auto_create_group: true,
+            default_topic_queues: QUEUES,
+            max_message_bytes: BODY_MAX,
+            allow_client_relax: false,
+            flush_timeout: Duration::from_millis(scenario.flush_timeout_ms),
+            register_every: Duration::from_millis(scenario.register_every_ms),
+            long_polling: true,
+            client_timeout: Duration::from_secs(120),
+            pull_messages: 32,
+            pull_bytes: 256 * 1024,
+            max_parked: scenario.max_parked,
+            max_topics: 1000,
+            max_groups: 1000,
+            shown: vec![("brokerName".to_owned(), name.to_owned())],
+        };
+        let mut new_id = [0; 16];
+        new_id[..8].copy_from_slice(&chance.word().to_be_bytes());
+        let store = StoreConfig {
+            cluster: "sim".to_owned(),
+            broker: name.to_owned(),
+            segment_bytes: scenario.segment_bytes,
+            flush: scenario.flush,
+            flush_interval: Duration::from_millis(scenario.flush_interval_ms),
+            flush_bytes: scenario.flush_bytes,
+            buffer_bytes: scenario.buffer_bytes,
+            zero_ahead: scenario.zero_ahead,
+            checkpoint_interval: Duration::from_millis(scenario.checkpoint_ms),
+            snapshot_bytes: scenario.snapshot_bytes,
+            keep: Duration::from_millis(scenario.keep_ms),
+            store_host: address,
+            adopt: false,
+            new_id,
+            seed: chance.word(),
+        };
+        Self {
+            node,
+            disk: SimDisk::new(chance.fork()),
+            life: 0,
+            skew: 0,
+            running: None,
+            booting: false,
+            slow_until: 0,
+            full_until: 0,
+            refused_while_full: false,
+            broken: false,
+            state: Wanted::Running,
+            config,
+            store,
+            demand: scenario.demand,
+            chance: chance.fork(),
+        }
+    }
+
+    fn is(&self, life: u32) -> bool {
+        self.running.is_some() && self.life == life
+    }
+
+    pub(crate) fn life(&self) -> Option<u32> {
+        self.running.as_ref().map(|_| self.life)
+    }
+
+    /// Runs, and has not been asked to stop.
+    pub(crate) fn serves(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| !running.stopping)
+    }
+
+    pub(crate) fn is_registered(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.host.core.is_registered())
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.config.address.to_string()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Lowest and next offset of a queue, as the store says; `None` when it has never held anything.
+    pub(crate) fn bounds(&self, (topic, queue): QueueKey) -> Option<(u64, u64)> {
+        let view = self.running.as_ref()?.host.core.store().queue(topic, queue)?;
+        Some((view.min.0, view.max.0))
+    }
+
+    // ---- events ---------------------------------------------------------------------------------------------------------
+
+    pub(crate) fn arrived(&mut self, lent: &mut Lent<'_>, link: LinkId, news: News) {
+        if let Some(running) = &mut self.running {
+            running.host.arrived(lent.stage, link, news);
+        }
+    }
+
+    pub(crate) fn turn(&mut self, lent: &mut Lent<'_>, life: u32) -> Outcome {
+        match &mut self.running {
+            Some(running) if self.life == life => running.host.turn(lent.stage, lent.directory),
+            _ => return Outcome::default(),
+        };
+        self.settle(lent)
+    }
+
+    pub(crate) fn tick(&mut self, lent: &mut Lent<'_>, life: u32, version: u64) -> Outcome {
+        match &mut self.running {
+            Some(running) if self.life == life && running.host.tick(lent.stage, version) => self.settle(lent),
+            _ => Outcome::default(),
+        }
+    }
+
+    pub(crate) fn call_late(&mut self, lent: &mut Lent<'_>, life: u32, call: CallId) -> Outcome {
+        match &mut self.running {
+            Some(running) if self.life == life => running.host.call_late(lent.stage, call),
+            _ => return Outcome::default(),
+        }
+        self.settle(lent)
+    }
+
+    pub(crate) fn space(&mut self, lent: &mut Lent<'_>, life: u32) -> Outcome {
+        if !self.is(life) {
+            return Outcome::default();
+        }
+        let full = lent.stage.now < self.full_until;
+        lent.stage.after(SECOND, Due::Space { node: self.node, life });
+        self.note_emptied(lent);
+        let free = if full { 0 } else { 1 << 40 };
+        if let Some(running) = &mut self.running {
+            running.host.event(lent.stage, Event::Space { free });
+        }
+        self.settle(lent)
+    }
+
+    fn note_emptied(&mut self, lent: &mut Lent<'_>) {
+        for topic in TOPICS {
+            for queue in (0..QUEUES).map(|queue| (topic, queue)) {
+                if let Some((min, next)) = self.bounds(queue)
+                    && min == next
+                    && next > 0
+                    && !lent.books.deleted.contains(topic)
+                {
+                    lent.books.shelves[self.node.0].emptied(queue, next);
+                }
+            }
+        }
+    }
+
+    /// One step of the job at the head of a lane.
+    pub(crate) fn step(&mut self, lent: &mut Lent<'_>, life: u32, lane: Lane) -> Outcome {
+        if !self.is(life) {
+            return Outcome::default();
+        }
+        if self.step_job(lent, lane) {
+            return self.settle(lent);
+        }
+        self.schedule(lent.stage, lane);
+        Outcome::default()
+    }
+
+    /// Whether the job has ended; then the core knows, and the next one is on its way.
+    fn step_job(&mut self, lent: &mut Lent<'_>, lane: Lane) -> bool {
+        let Some(running) = &mut self.running else { return false };
+        let jobs = running.lane(lane);
+        let Some(mut job) = jobs.jobs.pop_front() else { return false };
+        jobs.begun = true;
+        let done = job.step(&running.files);
+        let before = lent.stage.counts;
+        self.note_ops(lent);
+        let Some(running) = &mut self.running else { return false };
+        let jobs = running.lane(lane);
+        jobs.rolls |= lent.stage.counts[Rare::Rolled as usize] > before[Rare::Rolled as usize];
+        jobs.snapshots |= lent.stage.counts[Rare::SnapshotWritten as usize] > before[Rare::SnapshotWritten as usize];
+        lent.stage.line(format_args!("{:?} {lane:?} step of {job:?}: {done:?}", self.node));
+        let Some(done) = done else {
+            jobs.jobs.push_front(job);
+            return false;
+        };
+        let more = !jobs.jobs.is_empty();
+        (jobs.begun, jobs.rolls, jobs.snapshots) = (false, false, false);
+        running.host.event(lent.stage, Event::Done(done));
+        if more {
+            self.schedule(lent.stage, lane);
+        }
+        true
+    }
+
+    fn schedule(&mut self, stage: &mut Stage, lane: Lane) {
+        let slow = stage.now < self.slow_until;
+        let delay = match (lane, slow) {
+            (_, true) => stage.delay(20 * MILLI, 4 * SECOND),
+            (Lane::Flush, false) => stage.delay(30 * MICRO, 4 * MILLI),
+            (Lane::Background, false) => stage.delay(30 * MICRO, 20 * MILLI),
+        };
+        stage.after(delay, Due::Step { node: self.node, life: self.life, lane });
+    }
+
+    /// A read that had to wait.
+    pub(crate) fn read(&mut self, lent: &mut Lent<'_>, life: u32, serve: &Serve) -> Outcome {
+        if let Some(running) = self.running.as_ref().filter(|_| self.life == life) {
+            let read = running.reader.serve(&serve.plan);
+            self.answer(lent, serve, read);
+        }
+        Outcome::default()
+    }
+
+    /// A reader has read: nothing that is not committed, nothing that is damaged.
+    fn answer(&mut self, lent: &mut Lent<'_>, serve: &Serve, read: Result<Served, ReadError>) {
+        let Some(running) = &mut self.running else { return };
+        let commit = running.host.core.store().commit().0;
+        match &read {
+            Ok(Served::Records { bytes, .. }) => {
+                for piece in bytes {
+                    let mut rest = &piece[..];
+                    while let Ok(found) = record::decode_unchecked(rest) {
+                        let end = found.at.0 + found.bytes.len() as u64;
+                        if end > commit {
+                            lent.stage.blame("visible", format!("a record up to {end} is shown; committed is {commit}"));
+                        }
+                        rest = &rest[found.bytes.len()..];
+                    }
+                }
+            }
+            Err(ReadError::Damaged { path, at, what }) => {
+                if self.demand == Demand::Detect {
+                    lent.stage.happened(Rare::RotReported);
+                } else {
+                    lent.stage.blame("bad-bytes", format!("{path} is read as damaged at {at}: {what}"));
+                }
+            }
+            Err(ReadError::Io { path, why }) => lent.stage.blame("read", format!("{path} cannot be read: {why}")),
+            _ => {}
+        }
+        let response = serve.response(read);
+        running.host.reply::<Task>(lent.stage, lent.net, &serve.to, &response);
+    }
+
+    /// Carries out what the core wants until it wants nothing more.
+    fn settle(&mut self, lent: &mut Lent<'_>) -> Outcome {
+        loop {
+            let Some(running) = &mut self.running else { return Outcome::default() };
+            let mut again = false;
+            for left in running.host.settle(lent.stage, lent.net, lent.directory) {
+                match left {
+                    Left::Answered { .. } => {}
+                    Left::Work(Task::Serve(serve)) => self.serve(lent, serve),
+                    Left::Work(Task::Job(job)) => again |= self.job(lent, job),
+                    Left::Exit(exit) => return self.exit(lent, &exit),
+                }
+            }
+            self.note_ops(lent);
+            if !again {
+                return Outcome::default();
+            }
+        }
+    }
+
+    fn serve(&mut self, lent: &mut Lent<'_>, serve: Serve) {
+        let Some(running) = &mut self.running else { return };
+        let probe = running.host.is_probe(&serve.to);
+        let read = if probe { Some(running.reader.serve(&serve.plan)) } else { running.reader.try_serve(&serve.plan) };
+        match read {
+            Some(read) if probe || !self.chance.one_in(8) => self.answer(lent, &serve, read),
+            _ => {
+                lent.stage.happened(Rare::ServedLater);
+                let delay = lent.stage.delay(50 * MICRO, 20 * MILLI);
+                lent.stage.after(delay, Due::Read { node: self.node, life: self.life, serve: Box::new(serve) });
+            }
+        }
+    }
+
+    /// Puts a job into its lane, or does a quick one here. Whether the core has something new to handle.
+    fn job(&mut self, lent: &mut Lent<'_>, job: Job) -> bool {
+        let lane = job.lane();
+        let here = job.is_quick() && !self.chance.one_in(4);
+        let Some(running) = &mut self.running else { return false };
+        let jobs = running.lane(lane);
+        let idle = jobs.jobs.is_empty();
+        jobs.jobs.push_back(job);
+        if !idle {
+            return false;
+        }
+        if here {
+            while !self.step_job(lent, lane) {}
+            return true;
+        }
+        self.schedule(lent.stage, lane);
+        false
+    }
+
+    fn note_ops(&mut self, lent: &mut Lent<'_>) {
+        let mut ops = Vec::new();
+        self.disk.take_ops(&mut ops);
+        for op in &ops {
+            let stage = &mut *lent.stage;
+            match op {
+                DiskOp::Remove(path, content) => stage.line(format_args!("disk: remove {path}, {}", content.len())),
+                op => stage.line(format_args!("disk: {op:?}")),
+            }
+            match op {
+                DiskOp::Rename(_, to) if to.starts_with("commitlog/") => stage.happened(Rare::Rolled),
+                DiskOp::Rename(_, to) | DiskOp::Create(to, _) if to.starts_with("keepmq/meta-") => {
+                    stage.happened(Rare::SnapshotWritten);
+                }
+                DiskOp::Full(_) => self.refused_while_full = true,
+                _ => {}
+            }
+            lent.books.shelves[self.node.0].watch(stage, op, stage_wall(stage, self.skew));
+        }
+    }
+
+    // ---- the process begins and ends ------------------------------------------------------------------------------------
+
+    /// Puts a start on the agenda, if none is.
+    pub(crate) fn boot_later(&mut self, stage: &mut Stage) {
+        if self.running.is_none() && !self.booting && matches!(self.state, Wanted::Running | Wanted::Rotting) {
+            self.booting = true;
+            let delay = stage.delay(5 * MILLI, 2 * SECOND);
+            stage.after(delay, Due::Boot { node: self.node });
+        }
+    }
+
+    pub(crate) fn boot(&mut self, lent: &mut Lent<'_>) -> Outcome {
+        self.booting = false;
+        if self.running.is_some() {
+            return Outcome::default();
+        }
+        self.life += 1;
+        let fuse = if lent.shape.healed || !self.chance.one_in(4) { 0 } else { 1 + self.chance.below(30) as u32 };
+        self.disk.faults(|faults| faults.fuse = fuse);
+        let now = lent.stage.clocks(self.skew);
+        lent.stage.line(format_args!("{:?} opens its store, life {}", self.node, self.life));
+        let opened = Store::open(self.disk.clone(), self.store.clone(), now);
+        let mut ops = Vec::new();
+        self.disk.take_ops(&mut ops);
+        for op in &ops {
+            lent.stage.line(format_args!("disk: {op:?}"));
+            lent.books.shelves[self.node.0].watch(lent.stage, op, now.wall.0);
+        }
+        let (store, recovered) = match opened {
+            Ok(opened) if !self.disk.fuse_blown() => opened,
+            Ok(_) => return self.died_in_recovery(lent),
+            Err(error) => return self.not_opened(lent, &error, &ops),
+        };
+        self.disk.faults(|faults| faults.fuse = 0);
+        lent.stage.line(format_args!(
+            "{:?} has opened its store: end {}, cut {}, scanned {}, tables {}",
+            self.node,
+            recovered.end,
+            recovered.cut,
+            recovered.scanned,
+            recovered.tables.len()
+        ));
+        self.note_snapshot(lent.stage, &ops, !recovered.tables.is_empty());
+        let shelf = &mut lent.books.shelves[self.node.0];
+        let excused = shelf.opened(lent.stage, self.life, &recovered, &store.state(), &self.disk);
+        for id in excused {
+            lent.books.note(lent.stage, keepmq_ledger::Entry::Excused { id });
+        }
+        let (files, reader) = (store.files(), store.reader());
+        let seed = self.chance.word();
+        let core = match Broker::open(store, recovered, self.config.clone(), seed, now) {
+            Ok(core) => core,
+            Err(error) => {
+                lent.stage.blame("open", format!("the broker's tables cannot be built: {error}"));
+                return Outcome::default();
+            }
+        };
+        lent.net.set_life(self.node, Some(self.life));
+        let host = Host::new(core, self.node, self.life, self.skew, lent.net);
+        let (flush, background) = (JobLane::default(), JobLane::default());
+        self.running = Some(Running { host, files, reader, flush, background, stopping: false });
+        self.note_emptied(lent);
+        lent.stage.after(SECOND, Due::Space { node: self.node, life: self.life });
+        self.settle(lent)
+    }
+
+    fn note_snapshot(&self, stage: &mut Stage, ops: &[DiskOp], loaded: bool) {
+        let opened = ops.iter().filter(|op| matches!(op, DiskOp::Open(path) if path.starts_with("keepmq/meta-"))).count();
+        if loaded {
+            stage.happened(Rare::SnapshotLoaded);
+            if opened > 1 {
+                stage.happened(Rare::SecondGeneration);
+            }
+        }
+    }
+
+    fn died_in_recovery(&mut self, lent: &mut Lent<'_>) -> Outcome {
+        let power = self.chance.one_in(2);
+        lent.stage.happened(if power { Rare::CutInRecovery } else { Rare::KilledInRecovery });
+        self.crash(lent, power);
+        Outcome::default()
+    }
+
+    fn not_opened(&mut self, lent: &mut Lent<'_>, error: &OpenError, ops: &[DiskOp]) -> Outcome {
+        lent.stage.line(format_args!("{:?} cannot open its store: {error}", self.node));
+        if self.disk.fuse_blown() {
+            return self.died_in_recovery(lent);
+        }
+        let rotten = lent.books.shelves[self.node.0].rotten;
+        match error {
+            OpenError::Damaged { .. } | OpenError::Foreign { .. } if rotten => {
+                lent.stage.happened(Rare::RotRefused);
+                self.state = Wanted::Refusing;
+            }
+            OpenError::Io(error) if error.no_space && lent.stage.now < self.full_until => {}
+            OpenError::Io(_) if ops.iter().any(|op| matches!(op, DiskOp::Failed(..))) => {}
+            _ => lent.stage.blame("open", format!("the store cannot be opened: {error}")),
+        }
+        self.disk = self.disk.killed();
+        self.boot_later(lent.stage);
+        Outcome::default()
+    }
+
+    /// The process is gone, or the power.
+    pub(crate) fn crash(&mut self, lent: &mut Lent<'_>, power: bool) {
+        lent.stage.line(format_args!("{:?} {}", self.node, if power { "loses power" } else { "is killed" }));
+        if let Some(running) = &self.running
+            && power
+        {
+            if running.flush.begun {
+                lent.stage.happened(Rare::CutInFlush);
+            }
+            for lane in [&running.flush, &running.background] {
+                if lane.begun && lane.rolls {
+                    lent.stage.happened(Rare::CutInRoll);
+                }
+                if lane.begun && lane.snapshots {
+                    lent.stage.happened(Rare::CutInSnapshot);
+                }
+            }
+        }
+        self.process_ended(lent, power);
+        let shelf = &mut lent.books.shelves[self.node.0];
+        if power {
+            shelf.power_cut();
+            self.disk = self.disk.power_cut();
+        } else {
+            self.disk = self.disk.killed();
+        }
+        self.boot_later(lent.stage);
+    }
+
+    fn process_ended(&mut self, lent: &mut Lent<'_>, power: bool) {
+        if let Some(running) = self.running.take() {
+            let state = running.host.core.store().state();
+            lent.books.shelves[self.node.0].process_ended(&state, &self.disk);
+        }
+        lent.net.set_life(self.node, None);
+        lent.net.process_ended(lent.stage, self.node, power);
+    }
+
+    fn exit(&mut self, lent: &mut Lent<'_>, exit: &Exit) -> Outcome {
+        self.note_ops(lent);
+        lent.stage.line(format_args!("{:?} exits: {exit:?}", self.node));
+        match exit {
+            Exit::Clean => {
+                if !self.running.as_ref().is_some_and(|running| running.stopping) {
+                    lent.stage.blame("exit", "a broker that nobody stopped ends");
+                }
+                lent.stage.happened(Rare::CleanStop);
+                self.process_ended(lent, false);
+                lent.books.shelves[self.node.0].stopped_cleanly();
+                // What a clean stop has promised, no power cut takes back.
+                self.disk = if self.chance.one_in(2) { self.disk.power_cut() } else { self.disk.killed() };
+                if self.state == Wanted::Rotting {
+                    self.rot(lent);
+                }
+                if self.state == Wanted::Retired {
+                    return Outcome { left_for_good: true };
+                }
+            }
+            Exit::Disk(why) => {
+                if !self.broken {
+                    lent.stage.blame("exit", format!("a broker gives up its disk although the disk is well: {why}"));
+                }
+                lent.stage.happened(Rare::Fenced);
+                self.process_ended(lent, false);
+                self.disk = self.disk.killed();
+                self.disk.faults(|faults| *faults = Faults { full: faults.full, ..Faults::default() });
+            }
+        }
+        self.boot_later(lent.stage);
+        Outcome::default()
+    }
+
+    /// An operator stops it.
+    pub(crate) fn stop(&mut self, lent: &mut Lent<'_>, then: Wanted) -> Outcome {
+        if self.state != Wanted::Running {
+            return Outcome::default();
+        }
+        self.state = then;
+        let Some(running) = self.running.as_mut().filter(|running| !running.stopping) else {
+            return Outcome { left_for_good: then == Wanted::Retired };
+        };
+        running.stopping = true;
+        running.host.event(lent.stage, Event::Stop);
+        lent.stage.line(format_args!("{:?} is asked to stop", self.node));
+        lent.stage.after(60 * SECOND, Due::MustHaveStopped { node: self.node, life: self.life });
+        self.settle(lent)
+    }
+
+    pub(crate) fn must_have_stopped(&mut self, lent: &mut Lent<'_>, life: u32) {
+        if self.is(life) {
+            lent.stage.blame("liveness", format!("{:?} was asked to stop a minute ago and still runs", self.node));
+        }
+    }
+
+    /// Synced bytes go bad, in a file that a stopped store left behind.
+    fn rot(&mut self, lent: &mut Lent<'_>) {
+        self.state = Wanted::Running;
+        let dir = if self.chance.one_in(4) { "keepmq" } else { "commitlog" };
+        let files = self.disk.files(dir);
+        let used = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let files: Vec<_> = files.into_iter().map(|(name, bytes)| (name, used(&bytes))).filter(|(_, used)| *used > 0).collect();
+        if files.is_empty() {
+            return;
+        }
+        let (name, used) = self.chance.pick(&files).clone();
+        let at = self.chance.below(used as u64) as usize;
+        let kind = self.chance.below(3);
+        let path = format!("{dir}/{name}");
+        lent.stage.line(format_args!("{path} goes bad at {at} of {used}, kind {kind}"));
+        self.disk.rot(&path, |bytes| match kind {
+            0 => bytes[at] ^= 1 << (at % 8),
+            1 => bytes[at / 512 * 512..].iter_mut().take(512).for_each(|byte| *byte = 0),
+            _ => bytes[at..].iter_mut().take(16).for_each(|byte| *byte ^= 0x5A),
+        });
+        lent.books.shelves[self.node.0].rotten = true;
+    }
+
+    // ---- faults ---------------------------------------------------------------------------------------------------------
+
+    pub(crate) fn step_clock(&mut self, stage: &mut Stage, by: i64) {
+        if by < 0 {
+            stage.happened(Rare::WallSteppedBack);
+        }
+        self.skew += by;
+        if let Some(running) = &mut self.running {
+            running.host.skew = self.skew;
+        }
+    }
+
+    pub(crate) fn slow(&mut self, until: u64) {
+        self.slow_until = self.slow_until.max(until);
+    }
+
+    pub(crate) fn full(&mut self, stage: &mut Stage, until: u64) {
+        self.full_until = self.full_until.max(until);
+        self.disk.faults(|faults| faults.full = true);
+        stage.at(until, Due::Space { node: self.node, life: u32::MAX });
+    }
+
+    /// Looks whether there is space again.
+    pub(crate) fn look_at_space(&mut self, stage: &mut Stage) {
+        if stage.now >= self.full_until {
+            self.disk.faults(|faults| faults.full = false);
+        }
+    }
+
+    pub(crate) fn break_disk(&mut self, planned: Faults) {
+        self.broken = true;
+        self.disk.faults(|faults| *faults = Faults { full: faults.full, fuse: faults.fuse, ..planned });
+    }
+
+    /// Everything is well from now on.
+    pub(crate) fn heal(&mut self, stage: &mut Stage) {
+        self.slow_until = 0;
+        self.full_until = 0;
+        self.disk.faults(|faults| *faults = Faults::default());
+        self.boot_later(stage);
+    }
+
+    // ---- the simulator asks ---------------------------------------------------------------------------------------------
+
+    pub(crate) fn probe(&mut self, lent: &mut Lent<'_>, request: &Request<'_>) -> Option<Response> {
+        let form = if self.chance.one_in(2) { Form::Json } else { Form::Binary };
+        self.running.as_mut()?.host.probe(lent.stage, lent.net, request, form);
+        self.settle(lent);
+        let response = self.running.as_mut()?.host.probed(lent.stage);
+        self.settle(lent);
+        response
+    }
+
+    pub(crate) fn speaker(&self) -> Speaker {
+        Speaker { broker: self.node.0, life: self.life }
+    }
+
+    /// Reads a queue from its minimum to its maximum. Gives its bounds.
+    pub(crate) fn refused_for_space(&self) -> bool {
+        self.refused_while_full
+    }
+
+    /// The state of the queue table, for a text.
+    pub(crate) fn knows(&self, topic: &str) -> bool {
+        (0..QUEUES).any(|queue| key(topic, queue).and_then(|queue| self.bounds(queue)).is_some())
+    }
+}
+
+fn stage_wall(stage: &Stage, skew: i64) -> i64 {
+    stage.clocks(skew).wall.0
+}

@@ -1,0 +1,458 @@
+//! The checkers: what was promised, what was seen, and whether the store still says the same after it has been through
+//! something. Each has a name that a violation carries.
+
+use crate::disk::{DiskOp, SimDisk};
+use crate::faults::Demand;
+use crate::stage::Stage;
+use crate::trace::Rare;
+use crate::workload::TOPICS;
+use keepmq_ledger::{Answer, Entry, Ledger};
+use keepmq_protocol::message::{find, property};
+use keepmq_protocol::record::{self, Found};
+use keepmq_protocol::{BrokerName, LogOffset, MessageQueue, QueueOffset, Topic};
+use keepmq_store::{Flush, Recovered, StoreState};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A topic of the workload and a queue of it.
+pub(crate) type QueueKey = (&'static str, u32);
+
+/// Which process of which broker has said something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Speaker {
+    pub(crate) broker: usize,
+    pub(crate) life: u32,
+}
+
+/// The records of all that happened, for the checkers.
+pub(crate) struct Books {
+    pub(crate) ledger: Ledger,
+    pub(crate) shelves: Vec<Shelf>,
+    /// Topics that somebody has tried to delete: their messages may go.
+    pub(crate) deleted: BTreeSet<&'static str>,
+    /// Messages answered with FLUSH_DISK_TIMEOUT, and the place that the answer named.
+    timed_out: BTreeMap<u64, MessageQueue>,
+    timed_out_at: BTreeMap<u64, QueueOffset>,
+}
+
+/// What is known of one broker.
+pub(crate) struct Shelf {
+    pub(crate) name: BrokerName,
+    flush: Flush,
+    keep_ms: u64,
+    demand: Demand,
+    /// Bytes have gone bad: what lies in the log may be refused.
+    pub(crate) rotten: bool,
+    /// A sync has failed since the last start.
+    failed_sync: bool,
+    /// Answered with OK: by position in the log.
+    kept: BTreeMap<u64, Message>,
+    /// Shown to a consumer.
+    seen: BTreeMap<(QueueKey, u64), Message>,
+    /// Confirmed offsets of groups, and the life in which they were confirmed.
+    confirmed: BTreeMap<(String, QueueKey), (i64, u32)>,
+    /// What must be there when the store is opened next.
+    before: Option<Before>,
+    /// Queues from which retention has taken everything.
+    emptied: BTreeMap<QueueKey, u64>,
+    latest_wall: i64,
+    /// Losses that the contract allows: what processes up to this life said of positions from here on is void.
+    void: Vec<(u32, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Message {
+    id: u64,
+    queue: QueueKey,
+    offset: u64,
+    at: u64,
+    checksum: u32,
+}
+
+/// The log as it was when the process ended.
+struct Before {
+    segments: Vec<(u64, Vec<u8>)>,
+    appended: u64,
+    commit: u64,
+    /// The log must reach at least here.
+    must: u64,
+    synced: u64,
+}
+
+/// The queue's key, when the topic is one of the workload's.
+pub(crate) fn key(topic: &str, queue: u32) -> Option<QueueKey> {
+    TOPICS.iter().find(|known| **known == topic).map(|known| (*known, queue))
+}
+
+/// The id that a body carries.
+pub(crate) fn id_of(body: &[u8]) -> u64 {
+    body.first_chunk().map_or(u64::MAX, |id| u64::from_be_bytes(*id))
+}
+
+fn segments(disk: &SimDisk) -> Vec<(u64, Vec<u8>)> {
+    let files = disk.files("commitlog").into_iter();
+    files.filter_map(|(name, bytes)| Some((name.parse().ok()?, bytes))).collect()
+}
+
+impl Books {
+    pub(crate) fn new() -> Self {
+        Self {
+            ledger: Ledger::default(),
+            shelves: Vec::new(),
+            deleted: BTreeSet::new(),
+            timed_out: BTreeMap::new(),
+            timed_out_at: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn note(&mut self, stage: &mut Stage, entry: Entry) {
+        if let Err(error) = self.ledger.record(entry) {
+            stage.blame("ledger", error.to_string());
+        }
+    }
+
+    pub(crate) fn queue_name(&self, broker: usize, (topic, id): QueueKey) -> MessageQueue {
+        let topic = Topic::new(topic).expect("the workload's topics are legal");
+        MessageQueue { topic, broker: self.shelves[broker].name.clone(), id }
+    }
+
+    /// A message was answered with OK.
+    pub(crate) fn kept(&mut self, stage: &mut Stage, by: Speaker, queue: QueueKey, offset: u64, at: u64, id: u64) {
+        let broker = by.broker;
+        if self.shelves[broker].is_void(by.life, at) {
+            self.note(stage, Entry::Answered { id, answer: Answer::Unknown });
+            return self.note(stage, Entry::Excused { id });
+        }
+        let answer = Answer::Kept {
+            queue: self.queue_name(broker, queue),
+            offset: QueueOffset(offset),
+            position: LogOffset(at),
+        };
+        self.note(stage, Entry::Answered { id, answer });
+        let shelf = &mut self.shelves[broker];
+        let message = Message { id, queue, offset, at, checksum: 0 };
+        if let Some(other) = shelf.kept.insert(at, message) {
+            let other = other.id;
+            stage.blame("position-reused", format!("messages {other} and {id} were both answered with position {at}"));
+        }
+        if let Some(next) = shelf.emptied.remove(&queue)
+            && offset >= next
+        {
+            stage.happened(Rare::EmptiedQueueContinued);
+        }
+    }
+
+    /// A message was answered with FLUSH_DISK_TIMEOUT.
+    pub(crate) fn timed_out(&mut self, stage: &mut Stage, by: Speaker, queue: QueueKey, offset: u64, id: u64) {
+        let broker = by.broker;
+        stage.happened(Rare::FlushTimeout);
+        self.note(stage, Entry::Answered { id, answer: Answer::Unknown });
+        self.timed_out.insert(id, self.queue_name(broker, queue));
+        self.timed_out_at.insert(id, QueueOffset(offset));
+    }
+
+    /// A consumer was shown the records in `bytes`. They must be what the queue holds from `from` on: without a gap, unless
+    /// a filter was asked for. The offset behind the last.
+    pub(crate) fn pulled(
+        &mut self,
+        stage: &mut Stage,
+        by: Speaker,
+        queue: QueueKey,
+        from: u64,
+        filtered: bool,
+        bytes: &[u8],
+    ) -> u64 {
+        let mut rest = bytes;
+        let mut next = from;
+        while !rest.is_empty() {
+            let found = record::decode_unchecked(rest).and_then(|found| record::decode(rest, found.at));
+            let record = match found {
+                Ok(Found::Record(record)) => record,
+                other => {
+                    stage.blame("bad-bytes", format!("a pull from {queue:?} at {from} gave what is no record: {other:?}"));
+                    return next;
+                }
+            };
+            rest = &rest[record.bytes.len()..];
+            let offset = record.queue_offset.0;
+            let in_order = if filtered { offset >= next } else { offset == next };
+            if !in_order || key(record.topic, record.queue_id) != Some(queue) {
+                let (topic, id) = (record.topic, record.queue_id);
+                stage.blame("order", format!("a pull from {queue:?} at {next} gave offset {offset} of {topic} queue {id}"));
+            }
+            next = offset + 1;
+            self.seen(stage, by, queue, &record);
+        }
+        next
+    }
+
+    fn seen(&mut self, stage: &mut Stage, by: Speaker, queue: QueueKey, record: &record::Record<'_>) {
+        let broker = by.broker;
+        if self.shelves[broker].is_void(by.life, record.at.0) {
+            return;
+        }
+        let id = id_of(record.body);
+        let (offset, at) = (record.queue_offset.0, record.at.0);
+        let message = Message { id, queue, offset, at, checksum: record::crc(record.body) };
+        if let Some(place) = self.timed_out.get(&id)
+            && (*place != self.queue_name(broker, queue) || self.timed_out_at.get(&id) != Some(&record.queue_offset))
+        {
+            let said = self.timed_out_at.get(&id);
+            stage.blame("timeout-place", format!("message {id} was answered with FLUSH_DISK_TIMEOUT at {place:?} {said:?} and is at {queue:?} {offset}"));
+        }
+        if let Some(first) = self.shelves[broker].seen.insert((queue, offset), message)
+            && first != message
+        {
+            stage.blame("offset-reused", format!("{queue:?} at {offset} was {first:?} and is {message:?}"));
+        }
+    }
+
+    /// A group's offset was confirmed.
+    pub(crate) fn confirmed(&mut self, by: Speaker, group: &str, queue: QueueKey, offset: i64) {
+        let shelf = &mut self.shelves[by.broker];
+        if !shelf.is_void(by.life, u64::MAX) {
+            shelf.confirmed.insert((group.to_owned(), queue), (offset, by.life));
+        }
+    }
+
+    /// What was confirmed for a group so far.
+    pub(crate) fn confirmed_offset(&self, broker: usize, group: &str, queue: QueueKey) -> Option<(i64, u32)> {
+        self.shelves[broker].confirmed.get(&(group.to_owned(), queue)).copied()
+    }
+
+    /// Everything has been read: the verdict.
+    pub(crate) fn judge(&mut self, stage: &mut Stage, found: &BTreeSet<u64>) {
+        for id in self.timed_out.keys() {
+            stage.happened(if found.contains(id) { Rare::TimedOutAppeared } else { Rare::TimedOutLost });
+        }
+        let mut verdict = self.ledger.verdict();
+        if self.shelves.iter().any(|shelf| shelf.demand == Demand::Detect) {
+            // A damaged message was reported; it may be missing, and no other finding is excused.
+            verdict.findings.retain(|finding| {
+                !matches!(finding, keepmq_ledger::Finding::Lost { .. } | keepmq_ledger::Finding::Gap { .. })
+            });
+        }
+        stage.line(format_args!("verdict: {verdict}"));
+        if !verdict.is_clean() {
+            stage.blame("ledger", verdict.to_string());
+        }
+    }
+}
+
+impl Shelf {
+    pub(crate) fn new(name: BrokerName, flush: Flush, keep_ms: u64, demand: Demand) -> Self {
+        Self {
+            name,
+            flush,
+            keep_ms,
+            demand,
+            rotten: false,
+            failed_sync: false,
+            kept: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            confirmed: BTreeMap::new(),
+            before: None,
+            emptied: BTreeMap::new(),
+            latest_wall: i64::MIN,
+            void: Vec::new(),
+        }
+    }
+
+    /// What the disk was asked to do. Retention takes only what is old enough.
+    pub(crate) fn watch(&mut self, stage: &mut Stage, op: &DiskOp, wall: i64) {
+        self.latest_wall = self.latest_wall.max(wall);
+        match op {
+            DiskOp::Failed("sync", _) => self.failed_sync = true,
+            DiskOp::Remove(path, content) => {
+                let name = path.strip_prefix("commitlog/").and_then(|name| name.parse::<u64>().ok());
+                let Some(start) = name else { return };
+                let mut newest = None;
+                let end = start + content.len() as u64;
+                walk(start, content, start, end, |record| newest = Some(record.stored.0));
+                let Some(newest) = newest else { return };
+                if self.before.is_some() {
+                    // Recovery drops segments behind a torn tail.
+                    return;
+                }
+                stage.happened(Rare::SegmentRemoved);
+                let keep = i64::try_from(self.keep_ms).unwrap_or(i64::MAX);
+                if self.latest_wall.saturating_sub(newest) < keep {
+                    let age = self.latest_wall - newest;
+                    stage.blame("retention", format!("{path} is removed when its newest message is {age} ms old; {keep} are kept"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a process of this life spoke of something that has been lost since, as the contract allows.
+    fn is_void(&self, life: u32, at: u64) -> bool {
+        self.void.iter().any(|(upto, end)| life <= *upto && at >= *end)
+    }
+
+    /// Queues that are empty now although they were not always.
+    pub(crate) fn emptied(&mut self, queue: QueueKey, next: u64) {
+        self.emptied.insert(queue, next);
+    }
+
+    /// The process has ended: what it had promised.
+    pub(crate) fn process_ended(&mut self, state: &StoreState, disk: &SimDisk) {
+        let lost_pages = self.flush == Flush::Async && self.failed_sync;
+        self.before = Some(Before {
+            segments: segments(disk),
+            appended: state.appended.0,
+            commit: state.commit.0,
+            must: if lost_pages { state.synced.0 } else { state.commit.0 },
+            synced: state.synced.0,
+        });
+        self.failed_sync = false;
+    }
+
+    /// It has ended as asked: everything appended must be there, whatever happens to the power.
+    pub(crate) fn stopped_cleanly(&mut self) {
+        if let Some(before) = &mut self.before {
+            before.must = before.appended;
+            before.synced = before.appended;
+            before.commit = before.appended;
+        }
+    }
+
+    /// The power was cut: ASYNC_FLUSH may lose what was not synced.
+    pub(crate) fn power_cut(&mut self) {
+        if let (Flush::Async, Some(before)) = (self.flush, &mut self.before) {
+            before.must = before.must.min(before.synced);
+        }
+    }
+
+    /// The store has been opened again: is everything there that must be, and nothing else?
+    pub(crate) fn opened(
+        &mut self,
+        stage: &mut Stage,
+        life: u32,
+        recovered: &Recovered,
+        state: &StoreState,
+        disk: &SimDisk,
+    ) -> Vec<u64> {
+        let Some(before) = self.before.take() else { return Vec::new() };
+        let (min, end) = (state.min.0, recovered.end.0);
+        let Before { appended, commit, must, .. } = before;
+        if recovered.created && appended > 0 {
+            stage.blame("kept-not-lost", format!("the store was made anew although its log had reached {appended}"));
+        }
+        if end < must {
+            stage.blame(
+                "kept-not-lost",
+                format!("the log ends at {end} after recovery, {} bytes were cut; kept was everything before {must}", recovered.cut),
+            );
+        }
+        if end > appended && !self.rotten {
+            stage.blame("log-is-prefix", format!("the log ends at {end} after recovery; only {appended} were appended"));
+        }
+        let mut excused = Vec::new();
+        if must < commit && end < commit {
+            // ASYNC_FLUSH and a power cut: what lies behind the new end is given up, and its offsets are free.
+            excused = self.kept.split_off(&end).into_values().map(|message| message.id).collect();
+            self.seen.retain(|_, message| message.at < end);
+            self.confirmed.clear();
+            self.void.push((life - 1, end));
+            if !excused.is_empty() {
+                stage.happened(Rare::AsyncTailLost);
+            }
+        }
+        if end > commit {
+            stage.happened(Rare::UnackedSurvived);
+        }
+        if recovered.cut > 0 {
+            stage.happened(Rare::TornTailCut);
+        }
+        if self.rotten {
+            return excused;
+        }
+        self.check_log(stage, &before, min, end, disk);
+        if let Some((at, message)) = self.kept.range(end..).next() {
+            stage.blame("kept-not-lost", format!("{message:?} was answered with position {at}; the log ends at {end}"));
+        }
+        if let Some(message) = self.seen.values().find(|message| message.at >= end) {
+            stage.blame("seen-then-gone", format!("{message:?} was shown to a consumer; the log ends at {end}"));
+        }
+        excused
+    }
+
+    /// The recovered log: byte for byte what was written, readable to its end, every queue without a gap, every kept
+    /// message where its answer said.
+    fn check_log(&self, stage: &mut Stage, before: &Before, min: u64, end: u64, disk: &SimDisk) {
+        let now = segments(disk);
+        for (start, bytes) in &now {
+            let (from, to) = (min.max(*start), end.min(start + bytes.len() as u64));
+            if from >= to {
+                continue;
+            }
+            let within = |start: u64| (from - start) as usize..(to - start) as usize;
+            let old = before.segments.iter().find(|(known, _)| known == start);
+            let old = old.and_then(|(_, bytes)| bytes.get(within(*start)));
+            if old != Some(&bytes[within(*start)]) {
+                stage.blame("log-is-prefix", format!("segment {start} differs between {from} and {to} from what was written"));
+            }
+        }
+        let torn_at = before.segments.iter().find(|(start, bytes)| (*start..start + bytes.len() as u64).contains(&end));
+        if let Some((start, bytes)) = torn_at
+            && end < before.appended
+            && let Ok(torn) = record::decode_unchecked(&bytes[(end - start) as usize..])
+            && torn.at.0 == end
+            && find(torn.properties, property::BATCH).is_some()
+        {
+            stage.happened(Rare::BatchCut);
+        }
+        let mut next: BTreeMap<QueueKey, u64> = BTreeMap::new();
+        let mut kept = self.kept.range(min..end).peekable();
+        let mut wrong = None;
+        let mut reached = min;
+        for (start, bytes) in &now {
+            if start + bytes.len() as u64 <= min || *start >= end {
+                continue;
+            }
+            reached = walk(*start, bytes, min.max(*start), end, |record| {
+                let Some(queue) = key(record.topic, record.queue_id) else { return };
+                let (offset, at) = (record.queue_offset.0, record.at.0);
+                if let Some(wanted) = next.insert(queue, offset + 1)
+                    && wanted != offset
+                {
+                    wrong = Some(("dense", format!("{queue:?} goes from {wanted} to {offset} at position {at}")));
+                }
+                while let Some((kept_at, message)) = kept.next_if(|(kept_at, _)| **kept_at <= at) {
+                    let here = (*kept_at, message.id, message.queue, message.offset);
+                    if here != (at, id_of(record.body), queue, offset) {
+                        let there = (at, id_of(record.body), queue, offset);
+                        wrong = Some(("kept-not-lost", format!("answered: {here:?}, in the log: {there:?}")));
+                    }
+                }
+            });
+        }
+        if let Some((at, message)) = kept.next() {
+            wrong = Some(("kept-not-lost", format!("{message:?} was answered with position {at}; no record begins there")));
+        }
+        if reached != end && end > min {
+            wrong = Some(("log-unreadable", format!("the log can be read up to {reached}, recovery says {end}")));
+        }
+        if let Some((checker, what)) = wrong {
+            stage.blame(checker, what);
+        }
+    }
+}
+
+/// Shows the records of one segment between two positions. Where it came to an end: at `to`, behind a filler, or before
+/// what is no record.
+fn walk(start: u64, bytes: &[u8], from: u64, to: u64, mut each: impl FnMut(&record::Record<'_>)) -> u64 {
+    let mut at = from;
+    let end = start + bytes.len() as u64;
+    while at < to.min(end) {
+        match record::decode(&bytes[(at - start) as usize..], LogOffset(at)) {
+            Ok(Found::Record(record)) => {
+                each(&record);
+                at += record.bytes.len() as u64;
+            }
+            Ok(Found::Blank) => return end.min(to),
+            Err(_) => return at,
+        }
+    }
+    at
+}

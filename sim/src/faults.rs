@@ -1,0 +1,217 @@
+//! What a universe is like and what goes wrong in it. A scenario stays within what the contract covers, or says what it
+//! demands instead.
+
+use crate::disk::Faults;
+use crate::stage::{Due, MILLI, NodeId, SECOND, Stage};
+use keepmq_store::Flush;
+use keepmq_world::Chance;
+
+/// Something goes wrong, or somebody does something drastic.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Chaos {
+    /// A broker's process is killed.
+    Kill(NodeId),
+    /// The power of a broker's machine goes.
+    PowerCut(NodeId),
+    /// An operator stops a broker and starts it again.
+    Stop(NodeId),
+    /// An operator stops a broker for good.
+    Retire(NodeId),
+    /// A name server is killed and starts again, knowing nothing.
+    NameServer(NodeId),
+    /// A link is cut or stalls.
+    Link,
+    /// Two nodes do not reach each other for a while.
+    Partition(NodeId, NodeId, u64),
+    /// What a broker has told a name server so far arrives late, after its successor has registered.
+    OldWords { broker: NodeId, name_server: NodeId, stop: bool },
+    /// A wall clock jumps, by milliseconds.
+    Clock(NodeId, i64),
+    /// A disk takes its time.
+    Slow(NodeId, u64),
+    /// A disk has no space for new files.
+    Full(NodeId, u64),
+    /// A disk fails a call, once.
+    Broken(NodeId, Faults),
+    /// A broker is stopped; synced bytes go bad; it is started again.
+    Rot(NodeId),
+}
+
+/// What the contract demands of a store in this universe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// Nothing acknowledged is lost.
+    Keep,
+    /// Nothing bad is served, nothing is silently skipped or cut.
+    Detect,
+}
+
+/// Everything that a seed decides before the first event.
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) brokers: usize,
+    pub(crate) name_servers: usize,
+    pub(crate) clients: usize,
+    pub(crate) demand: Demand,
+    pub(crate) flush: Flush,
+    pub(crate) segment_bytes: u64,
+    pub(crate) flush_interval_ms: u64,
+    pub(crate) flush_bytes: u64,
+    pub(crate) buffer_bytes: usize,
+    pub(crate) zero_ahead: u64,
+    pub(crate) checkpoint_ms: u64,
+    pub(crate) snapshot_bytes: u64,
+    pub(crate) keep_ms: u64,
+    pub(crate) flush_timeout_ms: u64,
+    pub(crate) register_every_ms: u64,
+    pub(crate) broker_timeout_ms: u64,
+    pub(crate) auto_create: bool,
+    pub(crate) max_parked: usize,
+    /// Messages that each client sends.
+    pub(crate) sends: u32,
+    /// Most bytes of a usual body.
+    pub(crate) body: u64,
+    /// Longest pause between two acts of a client.
+    pub(crate) pause: u64,
+    /// When everything is well again.
+    pub(crate) heal_at: u64,
+    pub(crate) chaos: Vec<(u64, Chaos)>,
+}
+
+/// Which faults a universe has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kinds {
+    crash: bool,
+    power: bool,
+    net: bool,
+    clock: bool,
+    slow: bool,
+    full: bool,
+    broken: bool,
+    rot: bool,
+}
+
+impl Scenario {
+    pub(crate) fn new(chance: &mut Chance) -> Self {
+        let kinds = Kinds::draw(chance);
+        let brokers = if chance.one_in(5) { 2 } else { 1 };
+        let flush = if chance.below(10) < 7 { Flush::Sync } else { Flush::Async };
+        let burst = chance.one_in(4);
+        let mut scenario = Self {
+            brokers,
+            name_servers: 1 + usize::from(chance.one_in(2)),
+            clients: 2 + chance.below(4) as usize,
+            demand: if kinds.rot { Demand::Detect } else { Demand::Keep },
+            flush,
+            segment_bytes: *chance.pick(&[64, 64, 96, 128, 256]) * 1024,
+            flush_interval_ms: *chance.pick(&[20, 200, 500]),
+            flush_bytes: *chance.pick(&[16 * 1024, 4 << 20]),
+            buffer_bytes: *chance.pick(&[48, 64, 256, 1024]) * 1024,
+            zero_ahead: *chance.pick(&[4 * 1024, 32 * 1024, 64 << 20]),
+            checkpoint_ms: *chance.pick(&[30, 200, 1000]),
+            snapshot_bytes: *chance.pick(&[4 * 1024, 16 * 1024, 64 << 20]),
+            keep_ms: *chance.pick(&[2_000, 6_000, 72 * 3_600_000, 72 * 3_600_000]),
+            flush_timeout_ms: *chance.pick(&[50, 1_000, 5_000]),
+            register_every_ms: *chance.pick(&[500, 2_000, 10_000]),
+            broker_timeout_ms: *chance.pick(&[20_000, 120_000]),
+            auto_create: !chance.one_in(6),
+            max_parked: if chance.one_in(10) { 2 } else { 1000 },
+            sends: 15 + chance.below(60) as u32,
+            body: *chance.pick(&[60, 400, 2_000, 6_000]),
+            pause: if burst { 6 * MILLI } else { *chance.pick(&[60, 250]) * MILLI },
+            heal_at: SECOND * (4 + chance.below(16)),
+            chaos: Vec::new(),
+        };
+        scenario.plan(kinds, chance);
+        scenario
+    }
+
+    fn plan(&mut self, kinds: Kinds, chance: &mut Chance) {
+        let brokers: Vec<NodeId> = (0..self.brokers).map(NodeId).collect();
+        let name_servers: Vec<NodeId> = (0..self.name_servers).map(|index| NodeId(self.brokers + index)).collect();
+        let nodes = self.brokers + self.name_servers + self.clients;
+        let mut times = chance.fork();
+        let heal_at = self.heal_at;
+        let mut when = move || SECOND / 2 + times.below(heal_at - SECOND / 2);
+        let mut add = |chaos| self.chaos.push((when(), chaos));
+        let some = |chance: &mut Chance, yes: bool, most: u64| if yes { chance.below(most + 1) } else { 0 };
+        for _ in 0..some(chance, kinds.crash, 4) {
+            add(Chaos::Kill(*chance.pick(&brokers)));
+        }
+        for _ in 0..some(chance, kinds.crash, 2) {
+            add(Chaos::Stop(*chance.pick(&brokers)));
+        }
+        for _ in 0..some(chance, kinds.power, 5) {
+            add(Chaos::PowerCut(*chance.pick(&brokers)));
+        }
+        for _ in 0..some(chance, kinds.crash || kinds.net, 2) {
+            add(Chaos::NameServer(*chance.pick(&name_servers)));
+        }
+        for _ in 0..some(chance, kinds.crash, 2) {
+            let (broker, name_server) = (*chance.pick(&brokers), *chance.pick(&name_servers));
+            add(Chaos::OldWords { broker, name_server, stop: chance.one_in(2) });
+        }
+        for _ in 0..some(chance, kinds.net, 8) {
+            add(Chaos::Link);
+        }
+        for _ in 0..some(chance, kinds.net, 3) {
+            let (a, b) = (chance.below(nodes as u64) as usize, chance.below(nodes as u64) as usize);
+            let long = MILLI * (50 + chance.below(6_000));
+            add(Chaos::Partition(NodeId(a), NodeId(b), long));
+        }
+        for _ in 0..some(chance, kinds.clock, 3) {
+            let step = *chance.pick(&[-3_600_000, -1_500, -20, 20, 1_500, 3_600_000]);
+            add(Chaos::Clock(*chance.pick(&brokers), step));
+        }
+        for _ in 0..some(chance, kinds.slow, 3) {
+            let long = MILLI * (100 + chance.below(6_000));
+            add(Chaos::Slow(*chance.pick(&brokers), long));
+        }
+        for _ in 0..some(chance, kinds.full, 3) {
+            let long = MILLI * (100 + chance.below(5_000));
+            add(Chaos::Full(*chance.pick(&brokers), long));
+        }
+        for _ in 0..some(chance, kinds.broken, 2) {
+            let nth = 1 + chance.below(20) as u32;
+            let faults = match chance.below(8) {
+                0..=2 => Faults { write: nth, ..Faults::default() },
+                3..=5 => Faults { sync: nth, ..Faults::default() },
+                6 => Faults { rename: 1 + nth % 3, ..Faults::default() },
+                _ => Faults { sync_dir: 1 + nth % 3, ..Faults::default() },
+            };
+            add(Chaos::Broken(*chance.pick(&brokers), faults));
+        }
+        if kinds.rot {
+            add(Chaos::Rot(*chance.pick(&brokers)));
+        }
+        if self.brokers > 1 && chance.one_in(2) {
+            add(Chaos::Retire(brokers[1]));
+        }
+    }
+
+    /// Puts what goes wrong on the agenda.
+    pub(crate) fn announce(&self, stage: &mut Stage) {
+        for (when, chaos) in &self.chaos {
+            stage.at(*when, Due::Chaos(*chaos));
+        }
+        stage.at(self.heal_at, Due::Heal);
+    }
+}
+
+impl Kinds {
+    fn draw(chance: &mut Chance) -> Self {
+        let quiet = Self::default();
+        match chance.below(20) {
+            0 => quiet,
+            1 | 2 => Self { net: true, clock: true, ..quiet },
+            3 | 4 => Self { crash: true, ..quiet },
+            5..=7 => Self { power: true, crash: chance.one_in(2), ..quiet },
+            8 => Self { power: true, slow: true, ..quiet },
+            9 => Self { slow: true, net: chance.one_in(2), ..quiet },
+            10 | 11 => Self { full: true, crash: chance.one_in(2), power: chance.one_in(3), ..quiet },
+            12..=14 => Self { broken: true, crash: chance.one_in(2), power: chance.one_in(2), ..quiet },
+            15 | 16 => Self { rot: true, crash: chance.one_in(3), ..quiet },
+            _ => Self { crash: true, power: true, net: true, clock: true, slow: true, ..quiet },
+        }
+    }
+}

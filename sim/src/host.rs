@@ -1,0 +1,322 @@
+//! A core that runs, and what its shell keeps for it: frames in, effects out. Every request and every answer goes through
+//! the real codecs.
+
+use crate::net::{LinkId, Net, News};
+use crate::stage::{Due, MICRO, NodeId, Stage};
+use crate::trace::Rare;
+use keepmq_protocol::frame::{self, Caller, FRAME_MAX, Form};
+use keepmq_protocol::seam::{CallError, CallId, Conn, Core, Effect, Event, Exit, Outcome};
+use keepmq_protocol::{Request, Response};
+use keepmq_world::Mono;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// Who listens where.
+#[derive(Default)]
+pub(crate) struct Directory {
+    by_address: BTreeMap<String, NodeId>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Directory {
+    pub(crate) fn add(&mut self, node: NodeId, address: SocketAddr) {
+        assert_eq!(node.0, self.addresses.len(), "nodes are added in order");
+        self.addresses.push(address);
+        self.by_address.insert(address.to_string(), node);
+    }
+
+    pub(crate) fn address(&self, node: NodeId) -> SocketAddr {
+        self.addresses[node.0]
+    }
+}
+
+pub(crate) struct Host<C: Core> {
+    pub(crate) core: C,
+    pub(crate) node: NodeId,
+    pub(crate) life: u32,
+    /// Milliseconds by which the wall clock is off.
+    pub(crate) skew: i64,
+    inbox: Vec<(LinkId, News)>,
+    turn_due: bool,
+    tick: Option<Mono>,
+    tick_version: u64,
+    /// Ticks in a row without time passing.
+    ticks_in_place: u32,
+    ticked_at: u64,
+    dialled: BTreeMap<String, LinkId>,
+    calls: BTreeMap<i32, Calling>,
+    next_opaque: i32,
+    /// Requests that wait for an answer: their codes.
+    asked: BTreeMap<(Conn, i32), i32>,
+    /// The simulator itself asks: on this connection, and this was the answer.
+    probe: Conn,
+    probed: Option<Response>,
+}
+
+struct Calling {
+    call: CallId,
+    link: LinkId,
+    peer: String,
+}
+
+/// What a host cannot do by itself.
+#[derive(Debug)]
+pub(crate) enum Left<W> {
+    Work(W),
+    Exit(Exit),
+    /// Not to be done, only to be known: a request of this code was answered.
+    Answered { link: LinkId, code: i32, response_code: i32 },
+}
+
+impl<C: Core> Host<C> {
+    pub(crate) fn new(core: C, node: NodeId, life: u32, skew: i64, net: &mut Net) -> Self {
+        Self {
+            core,
+            node,
+            life,
+            skew,
+            inbox: Vec::new(),
+            turn_due: false,
+            tick: None,
+            tick_version: 0,
+            ticks_in_place: 0,
+            ticked_at: 0,
+            dialled: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            next_opaque: 0,
+            asked: BTreeMap::new(),
+            probe: Conn(net.unused_link().0),
+            probed: None,
+        }
+    }
+
+    /// Something has come in; a turn of the loop will handle it together with what comes until then.
+    pub(crate) fn arrived(&mut self, stage: &mut Stage, link: LinkId, news: News) {
+        self.inbox.push((link, news));
+        if !self.turn_due {
+            self.turn_due = true;
+            let delay = stage.delay(0, 300 * MICRO);
+            stage.after(delay, Due::Turn { node: self.node, life: self.life });
+        }
+    }
+
+    pub(crate) fn event(&mut self, stage: &mut Stage, event: Event<'_, C::Done>) {
+        let now = stage.clocks(self.skew);
+        self.core.handle(event, now);
+    }
+
+    /// Handles everything in the inbox. Gives the accepted links that have ended.
+    pub(crate) fn turn(&mut self, stage: &mut Stage, directory: &Directory) -> Vec<LinkId> {
+        self.turn_due = false;
+        let mut ended = Vec::new();
+        for (link, news) in std::mem::take(&mut self.inbox) {
+            let conn = Conn(link.0);
+            match news {
+                News::Opened { peer } => {
+                    // Every connection has a port of its own.
+                    let peer = SocketAddr::new(directory.address(peer).ip(), 40_000 + (link.0 % 20_000) as u16);
+                    self.event(stage, Event::Opened { conn, peer });
+                }
+                News::ClosedByPeer => {
+                    self.asked.retain(|(on, _), _| *on != conn);
+                    ended.push(link);
+                    self.event(stage, Event::Closed { conn });
+                }
+                News::Frame { bytes, asked: true, .. } => self.request(stage, conn, &bytes),
+                News::Frame { bytes, asked: false, .. } => self.answer(stage, &bytes),
+                News::DialledClosed { accepted } => self.dialled_closed(stage, link, accepted),
+            }
+        }
+        ended
+    }
+
+    fn request(&mut self, stage: &mut Stage, conn: Conn, bytes: &[u8]) {
+        let frame = match frame::cut(bytes, FRAME_MAX).map(|raw| raw.map(|raw| frame::read(&raw))) {
+            Ok(Some(Ok(frame))) => frame,
+            other => return stage.blame("codec", format!("a frame that we wrote cannot be read: {other:?}")),
+        };
+        let from = frame.caller(conn);
+        if !from.oneway {
+            self.asked.insert((conn, from.opaque), frame.code);
+        }
+        match Request::read(&frame) {
+            Ok(request) => self.event(stage, Event::Request { from, request }),
+            Err(refusal) => stage.blame("codec", format!("a request that we wrote is refused: {refusal:?}")),
+        }
+    }
+
+    fn answer(&mut self, stage: &mut Stage, bytes: &[u8]) {
+        let Some(response) = read_response(bytes) else {
+            return stage.blame("codec", "an answer that we wrote cannot be read");
+        };
+        // An answer to a call that was given up before is nobody's.
+        if let Some(calling) = self.calls.remove(&response.0) {
+            self.event(stage, Event::Answered { call: calling.call, outcome: Ok(response.1) });
+        }
+    }
+
+    fn dialled_closed(&mut self, stage: &mut Stage, link: LinkId, accepted: bool) {
+        self.dialled.retain(|_, dialled| *dialled != link);
+        let ended: Vec<i32> = self.calls.iter().filter(|(_, c)| c.link == link).map(|(opaque, _)| *opaque).collect();
+        for opaque in ended {
+            let Some(Calling { call, peer, .. }) = self.calls.remove(&opaque) else { continue };
+            let why = "the connection has ended".to_owned();
+            let error = if accepted { CallError::Lost { peer, why } } else { CallError::Unreachable { peer, why } };
+            let outcome: Outcome = Err(error);
+            self.event(stage, Event::Answered { call, outcome });
+        }
+    }
+
+    pub(crate) fn call_late(&mut self, stage: &mut Stage, call: CallId) {
+        let found = self.calls.iter().find(|(_, calling)| calling.call == call).map(|(opaque, _)| *opaque);
+        if let Some(Calling { peer, .. }) = found.and_then(|opaque| self.calls.remove(&opaque)) {
+            let outcome = Err(CallError::Lost { peer, why: "time ran out".to_owned() });
+            self.event(stage, Event::Answered { call, outcome });
+        }
+    }
+
+    /// The deadline has come, if it is still the one.
+    pub(crate) fn tick(&mut self, stage: &mut Stage, version: u64) -> bool {
+        if version != self.tick_version {
+            return false;
+        }
+        self.tick = None;
+        self.ticks_in_place = if self.ticked_at == stage.now { self.ticks_in_place + 1 } else { 0 };
+        self.ticked_at = stage.now;
+        if self.ticks_in_place > 1000 {
+            stage.blame("liveness", format!("{:?} asks for a tick again and again while no time passes", self.node));
+            return false;
+        }
+        self.event(stage, Event::Tick);
+        true
+    }
+
+    /// Carries out what can be carried out here, and puts the deadline on the agenda.
+    pub(crate) fn settle(&mut self, stage: &mut Stage, net: &mut Net, directory: &Directory) -> Vec<Left<C::Work>> {
+        let mut left = Vec::new();
+        while let Some(effect) = self.core.poll_effect() {
+            match effect {
+                Effect::Reply { to, response } => left.extend(self.reply(stage, net, &to, &response)),
+                Effect::Push { conn, request } => {
+                    let mut bytes = Vec::new();
+                    self.next_opaque += 1;
+                    frame::write_request(&mut bytes, self.next_opaque, Form::Json, true, &request);
+                    stage.line(format_args!("{:?} tells {conn:?} {}", self.node, request.code()));
+                    net.send(stage, LinkId(conn.0), true, bytes);
+                }
+                Effect::Close { conn } => {
+                    stage.line(format_args!("{:?} closes {conn:?}", self.node));
+                    net.close(stage, LinkId(conn.0), true);
+                    self.arrived(stage, LinkId(conn.0), News::ClosedByPeer);
+                }
+                Effect::Call { call, peer, request, until } => {
+                    self.call(stage, net, directory, call, peer, &request, until);
+                }
+                Effect::Work(work) => left.push(Left::Work(work)),
+                Effect::Exit(exit) => left.push(Left::Exit(exit)),
+            }
+        }
+        let deadline = self.core.deadline();
+        if deadline != self.tick {
+            self.tick = deadline;
+            self.tick_version += 1;
+            if let Some(Mono(at)) = deadline {
+                stage.at(at, Due::Tick { node: self.node, life: self.life, version: self.tick_version });
+            }
+        }
+        left
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one effect")]
+    fn call(
+        &mut self,
+        stage: &mut Stage,
+        net: &mut Net,
+        directory: &Directory,
+        call: CallId,
+        peer: String,
+        request: &Request<'_>,
+        until: Mono,
+    ) {
+        stage.line(format_args!("{:?} asks {peer} {}", self.node, request.code()));
+        let link = match (self.dialled.get(&peer), directory.by_address.get(&peer)) {
+            (Some(link), _) => *link,
+            (None, Some(node)) => {
+                let link = net.dial(stage, self.node, *node);
+                self.dialled.insert(peer.clone(), link);
+                link
+            }
+            (None, None) => return stage.blame("call", format!("{:?} calls {peer}, which is nobody", self.node)),
+        };
+        self.next_opaque += 1;
+        let mut bytes = Vec::new();
+        frame::write_request(&mut bytes, self.next_opaque, Form::Json, false, request);
+        stage.trace.bytes(&bytes);
+        self.calls.insert(self.next_opaque, Calling { call, link, peer });
+        net.send(stage, link, false, bytes);
+        stage.at(until.0, Due::CallLate { node: self.node, life: self.life, call });
+    }
+
+    /// Answers a request. Each has one answer, a oneway request none.
+    pub(crate) fn reply<W>(
+        &mut self,
+        stage: &mut Stage,
+        net: &mut Net,
+        to: &Caller,
+        response: &Response,
+    ) -> Option<Left<W>> {
+        if to.oneway {
+            return None;
+        }
+        let link = LinkId(to.conn.0);
+        let Some(code) = self.asked.remove(&(to.conn, to.opaque)) else {
+            if net.open_at_acceptor(link) && !self.inbox.iter().any(|(on, _)| *on == link) {
+                let (conn, opaque) = (to.conn, to.opaque);
+                stage.blame("one-answer", format!("{conn:?} asked nothing numbered {opaque}, or has its answer already"));
+            }
+            return None;
+        };
+        let mut bytes = Vec::new();
+        frame::write_response_head(&mut bytes, to, response);
+        response.body.iter().for_each(|piece| bytes.extend_from_slice(piece));
+        stage.line(format_args!("{:?} answers {link:?}/{} ({code}) with {}", self.node, to.opaque, response.code));
+        stage.trace.bytes(&bytes);
+        if to.form == Form::Binary {
+            stage.happened(Rare::BinaryHeader);
+        }
+        if to.conn == self.probe {
+            self.probed = read_response(&bytes).map(|(_, response)| response);
+        } else {
+            net.send(stage, link, true, bytes);
+        }
+        Some(Left::Answered { link, code, response_code: response.code })
+    }
+
+    /// The simulator asks. What is left to be done may hold the answer; then `probed` has it.
+    pub(crate) fn probe(&mut self, stage: &mut Stage, net: &mut Net, request: &Request<'_>, form: Form) {
+        self.probe = Conn(net.unused_link().0);
+        self.probed = None;
+        let peer = SocketAddr::from(([10, 0, 3, 1], 50_000));
+        self.event(stage, Event::Opened { conn: self.probe, peer });
+        let mut bytes = Vec::new();
+        frame::write_request(&mut bytes, 1, form, false, request);
+        self.request(stage, self.probe, &bytes);
+    }
+
+    pub(crate) fn probed(&mut self, stage: &mut Stage) -> Option<Response> {
+        self.asked.remove(&(self.probe, 1));
+        self.event(stage, Event::Closed { conn: self.probe });
+        self.probed.take()
+    }
+
+    /// Whether this is the simulator's own question.
+    pub(crate) fn is_probe(&self, caller: &Caller) -> bool {
+        caller.conn == self.probe
+    }
+}
+
+/// The number and the content of a response frame.
+pub(crate) fn read_response(bytes: &[u8]) -> Option<(i32, Response)> {
+    let frame = frame::read(&frame::cut(bytes, FRAME_MAX).ok()??).ok()?;
+    frame.is_response().then(|| (frame.opaque, Response::read(&frame)))
+}

@@ -1,0 +1,248 @@
+//! A name server's machine. It keeps nothing on disk; what it must list is what it has confirmed to those who still live.
+
+use crate::host::{Host, Left};
+use crate::net::{LinkId, News};
+use crate::stage::{Due, MILLI, NodeId, SECOND};
+use crate::trace::Rare;
+use crate::workload::Lent;
+use keepmq_nameserver::{NameServer, NameServerConfig};
+use keepmq_protocol::body::{ClusterInfo, RouteData};
+use keepmq_protocol::frame::Form;
+use keepmq_protocol::json;
+use keepmq_protocol::request::RouteInfo;
+use keepmq_protocol::seam::CallId;
+use keepmq_protocol::{Request, Response};
+use keepmq_world::Chance;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// REGISTER_BROKER and UNREGISTER_BROKER.
+const REGISTER: i32 = 103;
+const UNREGISTER: i32 = 104;
+
+pub(crate) struct NameNode {
+    pub(crate) node: NodeId,
+    config: NameServerConfig,
+    life: u32,
+    running: Option<Host<NameServer>>,
+    booting: bool,
+    chance: Chance,
+    /// Which broker, in which life, dialled a connection that was accepted here.
+    dialled_by: BTreeMap<LinkId, (NodeId, u32)>,
+    /// The registration of each broker that was confirmed last: life, connection, time.
+    confirmed: BTreeMap<NodeId, Confirmed>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Confirmed {
+    life: u32,
+    link: LinkId,
+    at: u64,
+}
+
+/// A broker, as the universe knows it.
+pub(crate) struct BrokerFacts<'u> {
+    pub(crate) node: NodeId,
+    pub(crate) name: &'u str,
+    pub(crate) address: String,
+    /// Life of its process; `None`: it does not serve.
+    pub(crate) life: Option<u32>,
+}
+
+impl NameNode {
+    pub(crate) fn new(node: NodeId, broker_timeout: Duration, chance: Chance) -> Self {
+        let config = NameServerConfig {
+            broker_timeout,
+            scan_every: Duration::from_secs(5),
+            max_brokers: 100,
+            max_topics: 1000,
+        };
+        Self {
+            node,
+            config,
+            life: 0,
+            running: None,
+            booting: false,
+            chance,
+            dialled_by: BTreeMap::new(),
+            confirmed: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn boot(&mut self, lent: &mut Lent<'_>) {
+        self.booting = false;
+        self.life += 1;
+        let core = NameServer::new(self.config.clone(), self.chance.word());
+        lent.net.set_life(self.node, Some(self.life));
+        self.running = Some(Host::new(core, self.node, self.life, 0, lent.net));
+        self.settle(lent);
+    }
+
+    /// Killed; it starts again and knows nothing.
+    pub(crate) fn crash(&mut self, lent: &mut Lent<'_>) {
+        lent.stage.line(format_args!("{:?} is killed", self.node));
+        if self.running.take().is_some() {
+            lent.stage.happened(Rare::NameServerRestarted);
+        }
+        self.dialled_by.clear();
+        self.confirmed.clear();
+        lent.net.set_life(self.node, None);
+        lent.net.process_ended(lent.stage, self.node, false);
+        self.boot_later(lent);
+    }
+
+    pub(crate) fn boot_later(&mut self, lent: &mut Lent<'_>) {
+        if self.running.is_none() && !std::mem::replace(&mut self.booting, true) {
+            let delay = lent.stage.delay(5 * MILLI, 3 * SECOND);
+            lent.stage.after(delay, Due::Boot { node: self.node });
+        }
+    }
+
+    pub(crate) fn arrived(&mut self, lent: &mut Lent<'_>, link: LinkId, news: News, brokers: &[BrokerFacts<'_>]) {
+        let Some(host) = &mut self.running else { return };
+        match &news {
+            News::Frame { by, .. } => {
+                if let Some((_, life)) = self.dialled_by.get_mut(&link) {
+                    *life = *by;
+                }
+            }
+            News::Opened { peer } if brokers.iter().any(|broker| broker.node == *peer) => {
+                self.dialled_by.insert(link, (*peer, 0));
+            }
+            _ => {}
+        }
+        host.arrived(lent.stage, link, news);
+    }
+
+    pub(crate) fn turn(&mut self, lent: &mut Lent<'_>, life: u32, brokers: &[BrokerFacts<'_>]) {
+        let Some(host) = self.running.as_mut().filter(|_| self.life == life) else { return };
+        let ended = host.turn(lent.stage, lent.directory);
+        let mut stale = self.settle(lent);
+        for link in ended {
+            let Some((broker, _)) = self.dialled_by.remove(&link) else { continue };
+            match self.confirmed.get(&broker) {
+                Some(confirmed) if confirmed.link == link => {
+                    self.confirmed.remove(&broker);
+                }
+                Some(_) => {
+                    lent.stage.happened(Rare::StaleClosed);
+                    stale = true;
+                }
+                None => {}
+            }
+        }
+        if stale {
+            self.check_fresh(lent, brokers);
+        }
+    }
+
+    pub(crate) fn tick(&mut self, lent: &mut Lent<'_>, life: u32, version: u64) {
+        if let Some(host) = self.running.as_mut().filter(|_| self.life == life)
+            && host.tick(lent.stage, version)
+        {
+            self.settle(lent);
+        }
+    }
+
+    pub(crate) fn call_late(&mut self, lent: &mut Lent<'_>, life: u32, call: CallId) {
+        if let Some(host) = self.running.as_mut().filter(|_| self.life == life) {
+            host.call_late(lent.stage, call);
+            self.settle(lent);
+        }
+    }
+
+    /// Whether an old broker has spoken after a new one.
+    fn settle(&mut self, lent: &mut Lent<'_>) -> bool {
+        let Some(host) = &mut self.running else { return false };
+        let mut stale = false;
+        for left in host.settle(lent.stage, lent.net, lent.directory) {
+            match left {
+                Left::Answered { link, code: REGISTER, response_code: 0 } => {
+                    if let Some((broker, life)) = self.dialled_by.get(&link) {
+                        let confirmed = Confirmed { life: *life, link, at: lent.stage.now };
+                        let newer = self.confirmed.get(broker).is_none_or(|known| known.life <= *life);
+                        if newer {
+                            self.confirmed.insert(*broker, confirmed);
+                        }
+                    }
+                }
+                Left::Answered { link, code: UNREGISTER, .. } => {
+                    if let Some((broker, life)) = self.dialled_by.get(&link) {
+                        if self.confirmed.get(broker).is_some_and(|known| known.life > *life) {
+                            lent.stage.happened(Rare::StaleUnregister);
+                            stale = true;
+                        } else {
+                            self.confirmed.remove(broker);
+                        }
+                    }
+                }
+                Left::Answered { .. } => {}
+                Left::Work(never) => match never {},
+                Left::Exit(exit) => lent.stage.blame("exit", format!("a name server ends by itself: {exit:?}")),
+            }
+        }
+        stale
+    }
+
+    /// Whoever lives, and has the confirmation of this name server, is listed.
+    fn check_fresh(&mut self, lent: &mut Lent<'_>, brokers: &[BrokerFacts<'_>]) {
+        let Some(info) = self.cluster(lent) else { return };
+        let timeout = self.config.broker_timeout.as_nanos() as u64;
+        for broker in brokers {
+            let Some(confirmed) = self.confirmed.get(&broker.node) else { continue };
+            let fresh = broker.life == Some(confirmed.life) && lent.stage.now < confirmed.at + timeout;
+            if fresh && !lists(&info, broker) {
+                let name = broker.name;
+                lent.stage.blame("routes", format!("{:?} has forgotten {name}, which it has confirmed: {confirmed:?}", self.node));
+            }
+        }
+    }
+
+    /// In the end: every broker that serves is listed with its address and its topics, no other is.
+    pub(crate) fn check_converged(&mut self, lent: &mut Lent<'_>, brokers: &[BrokerFacts<'_>], topics: &[(NodeId, &str)]) {
+        let Some(info) = self.cluster(lent) else {
+            return lent.stage.blame("routes", format!("{:?} does not tell what it knows", self.node));
+        };
+        for broker in brokers {
+            match (broker.life.is_some(), info.broker_addr_table.contains_key(broker.name)) {
+                (true, _) if !lists(&info, broker) => {
+                    lent.stage.blame("routes", format!("{:?} does not list {} at {}: {info:?}", self.node, broker.name, broker.address));
+                }
+                (false, true) => {
+                    lent.stage.blame("routes", format!("{:?} still lists {}, which is gone", self.node, broker.name));
+                }
+                (false, false) => lent.stage.happened(Rare::BrokerGone),
+                _ => {}
+            }
+        }
+        for (node, topic) in topics {
+            let Some(broker) = brokers.iter().find(|broker| broker.node == *node && broker.life.is_some()) else { continue };
+            let request = Request::RouteInfo(RouteInfo { topic: (*topic).into(), standard_json: Some(true) });
+            let response = self.probe(lent, &request);
+            let body: Vec<u8> = response.iter().flat_map(|response| response.body.iter().flatten().copied()).collect();
+            let route = json::parse::<RouteData>(&body).unwrap_or_default();
+            if !route.queue_datas.iter().any(|queue| queue.broker_name == broker.name) {
+                lent.stage.blame("routes", format!("{:?} has no route to {topic} at {}: {response:?}", self.node, broker.name));
+            }
+        }
+    }
+
+    fn cluster(&mut self, lent: &mut Lent<'_>) -> Option<ClusterInfo> {
+        let response = self.probe(lent, &Request::ClusterInfo)?;
+        let body: Vec<u8> = response.body.iter().flatten().copied().collect();
+        json::parse(&body).ok()
+    }
+
+    fn probe(&mut self, lent: &mut Lent<'_>, request: &Request<'_>) -> Option<Response> {
+        self.running.as_mut()?.probe(lent.stage, lent.net, request, Form::Json);
+        self.settle(lent);
+        let response = self.running.as_mut()?.probed(lent.stage);
+        self.settle(lent);
+        response
+    }
+}
+
+fn lists(info: &ClusterInfo, broker: &BrokerFacts<'_>) -> bool {
+    let known = info.broker_addr_table.get(broker.name);
+    known.is_some_and(|known| known.broker_addrs.values().any(|address| *address == broker.address))
+}

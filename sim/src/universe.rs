@@ -1,0 +1,544 @@
+//! One universe: a seed, a clock, an agenda, and everybody in it. It runs until the clients have finished after everything
+//! was well again, or until a checker has found something.
+
+use crate::broker_node::{BrokerNode, Outcome, Wanted};
+use crate::checkers::{Books, Shelf, id_of, key};
+use crate::faults::{Chaos, Demand, Scenario};
+use crate::host::Directory;
+use crate::name_node::{BrokerFacts, NameNode};
+use crate::net::{Arrival, Net};
+use crate::stage::{Due, MILLI, NodeId, SECOND, Stage, Violation};
+use crate::trace::{Counts, Rare};
+use crate::workload::{Client, Lent, QUEUES, Shape, TOPICS};
+use keepmq_ledger::Entry;
+use keepmq_protocol::message::{property, push};
+use keepmq_protocol::record::{self, Found};
+use keepmq_protocol::request::{MaxOffset, MinOffset, Pull, Send, SendHeader, SendVia};
+use keepmq_protocol::{BrokerName, QueueOffset, Request, ResponseCode};
+use keepmq_world::Chance;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How a seed went.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Of everything that happened.
+    pub hash: u64,
+    /// Lines of the trace: events, answers, disk calls.
+    pub events: u64,
+    /// How often each rare thing happened.
+    pub counts: Counts,
+    /// What a checker has found.
+    pub violation: Option<Violation>,
+}
+
+struct Universe {
+    scenario: Scenario,
+    stage: Stage,
+    net: Net,
+    books: Books,
+    directory: Directory,
+    brokers: Vec<BrokerNode>,
+    name_servers: Vec<NameNode>,
+    clients: Vec<Client>,
+    healed_at: Option<u64>,
+    /// When the clients had sent and read everything.
+    quiet_at: Option<u64>,
+    finished: bool,
+    found: BTreeSet<u64>,
+}
+
+/// Runs one seed. With `print`, every line of the trace goes to standard output.
+pub fn run(seed: u64, print: bool) -> Report {
+    let mut chance = Chance::new(seed);
+    let scenario = Scenario::new(&mut chance.fork());
+    let mut universe = Universe::new(seed, scenario, &mut chance, print);
+    universe.begin();
+    while universe.stage.violation.is_none() && !universe.finished {
+        let Some(due) = universe.stage.next() else {
+            universe.stage.blame("liveness", "nothing is due any more, and the clients have not finished");
+            break;
+        };
+        universe.handle(due);
+    }
+    Report {
+        seed,
+        hash: universe.stage.trace.hash(),
+        events: universe.stage.trace.lines(),
+        counts: universe.stage.counts,
+        violation: universe.stage.violation,
+    }
+}
+
+impl Universe {
+    fn new(seed: u64, scenario: Scenario, chance: &mut Chance, print: bool) -> Self {
+        let mut directory = Directory::default();
+        let mut books = Books::new();
+        let address = |net: u8, nth: usize, port| SocketAddr::from(([10, 0, net, nth as u8 + 1], port));
+        for nth in 0..scenario.brokers {
+            directory.add(NodeId(nth), address(0, nth, 10_911));
+        }
+        for nth in 0..scenario.name_servers {
+            directory.add(NodeId(scenario.brokers + nth), address(1, nth, 9_876));
+        }
+        let first_client = scenario.brokers + scenario.name_servers;
+        for nth in 0..scenario.clients {
+            directory.add(NodeId(first_client + nth), address(2, nth, 0));
+        }
+        let mut brokers = Vec::new();
+        for nth in 0..scenario.brokers {
+            let name = format!("broker-{}", (b'a' + nth as u8) as char);
+            brokers.push(BrokerNode::new(NodeId(nth), &name, &scenario, &directory, &mut chance.fork()));
+            let name = BrokerName::new(&name).expect("a legal name");
+            books.shelves.push(Shelf::new(name, scenario.flush, scenario.keep_ms, scenario.demand));
+        }
+        let timeout = Duration::from_millis(scenario.broker_timeout_ms);
+        let name_server = |nth| NameNode::new(NodeId(scenario.brokers + nth), timeout, chance.fork());
+        let name_servers = (0..scenario.name_servers).map(name_server).collect();
+        let stage = Stage::new(seed, chance.fork(), print);
+        let mut universe = Self {
+            stage,
+            net: Net::default(),
+            books,
+            directory,
+            brokers,
+            name_servers,
+            clients: Vec::new(),
+            healed_at: None,
+            quiet_at: None,
+            finished: false,
+            found: BTreeSet::new(),
+            scenario,
+        };
+        let shape = universe.shape();
+        let client = |nth| Client::new(NodeId(first_client + nth), nth, shape, universe.scenario.sends);
+        universe.clients = (0..universe.scenario.clients).map(client).collect();
+        universe
+    }
+
+    fn begin(&mut self) {
+        self.stage.line(format_args!("{:?}", self.scenario));
+        let nodes = self.brokers.len() + self.name_servers.len();
+        for node in 0..nodes {
+            self.net.set_life(NodeId(node), None);
+            self.stage.at(0, Due::Boot { node: NodeId(node) });
+        }
+        for client in &self.clients {
+            self.net.set_life(client.node, Some(1));
+            self.stage.at(MILLI, Due::Client { node: client.node });
+        }
+        self.scenario.announce(&mut self.stage);
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            brokers: self.brokers.len(),
+            name_servers: self.name_servers.len(),
+            clients: self.scenario.clients,
+            body: self.scenario.body,
+            pause: self.scenario.pause,
+            healed: self.healed_at.is_some(),
+        }
+    }
+
+    /// One broker, and what it is lent.
+    fn broker(&mut self, node: NodeId, act: impl FnOnce(&mut BrokerNode, &mut Lent<'_>) -> Outcome) {
+        let shape = self.shape();
+        let mut lent = Lent {
+            stage: &mut self.stage,
+            net: &mut self.net,
+            books: &mut self.books,
+            directory: &self.directory,
+            shape,
+        };
+        let broker = &mut self.brokers[node.0];
+        if act(broker, &mut lent).left_for_good {
+            lent.stage.line(format_args!("{node:?} is gone for good"));
+        }
+    }
+
+    fn name_server(&mut self, node: NodeId, act: impl FnOnce(&mut NameNode, &mut Lent<'_>, &[BrokerFacts<'_>])) {
+        let shape = self.shape();
+        let facts: Vec<_> = self.brokers.iter().map(facts).collect();
+        let mut lent = Lent {
+            stage: &mut self.stage,
+            net: &mut self.net,
+            books: &mut self.books,
+            directory: &self.directory,
+            shape,
+        };
+        act(&mut self.name_servers[node.0 - shape.brokers], &mut lent, &facts);
+    }
+
+    fn client(&mut self, node: NodeId, act: impl FnOnce(&mut Client, &mut Lent<'_>)) {
+        let shape = self.shape();
+        let mut lent = Lent {
+            stage: &mut self.stage,
+            net: &mut self.net,
+            books: &mut self.books,
+            directory: &self.directory,
+            shape,
+        };
+        act(&mut self.clients[node.0 - shape.brokers - shape.name_servers], &mut lent);
+    }
+
+    fn is_broker(&self, node: NodeId) -> bool {
+        node.0 < self.brokers.len()
+    }
+
+    fn is_name_server(&self, node: NodeId) -> bool {
+        !self.is_broker(node) && node.0 < self.brokers.len() + self.name_servers.len()
+    }
+
+    fn handle(&mut self, due: Due) {
+        match &due {
+            Due::Arrive { .. } | Due::Tick { .. } | Due::AnswerLate { .. } | Due::CallLate { .. } | Due::Step { .. } => {}
+            due => self.stage.line(format_args!("{due:?}")),
+        }
+        match due {
+            Due::Arrive { link, to_acceptor } => {
+                if let Some(arrival) = self.net.arrive(&mut self.stage, link, to_acceptor) {
+                    self.arrived(arrival);
+                }
+            }
+            Due::Reset { link, acceptor } => {
+                if let Some(arrival) = self.net.reset(link, acceptor) {
+                    self.arrived(arrival);
+                }
+            }
+            Due::Turn { node, life } if self.is_broker(node) => self.broker(node, |b, lent| b.turn(lent, life)),
+            Due::Turn { node, life } => self.name_server(node, |n, lent, facts| n.turn(lent, life, facts)),
+            Due::Tick { node, life, version } if self.is_broker(node) => {
+                self.broker(node, |b, lent| b.tick(lent, life, version));
+            }
+            Due::Tick { node, life, version } => self.name_server(node, |n, lent, _| n.tick(lent, life, version)),
+            Due::CallLate { node, life, call } if self.is_broker(node) => {
+                self.broker(node, |b, lent| b.call_late(lent, life, call));
+            }
+            Due::CallLate { node, life, call } => self.name_server(node, |n, lent, _| n.call_late(lent, life, call)),
+            Due::Step { node, life, lane } => self.broker(node, |b, lent| b.step(lent, life, lane)),
+            Due::Read { node, life, serve } => self.broker(node, |b, lent| b.read(lent, life, &serve)),
+            Due::Boot { node } if self.is_broker(node) => self.broker(node, BrokerNode::boot),
+            Due::Boot { node } => self.name_server(node, |n, lent, _| n.boot(lent)),
+            Due::MustHaveStopped { node, life } => self.broker(node, |b, lent| {
+                b.must_have_stopped(lent, life);
+                Outcome::default()
+            }),
+            Due::Space { node, life } => self.broker(node, |b, lent| {
+                b.look_at_space(lent.stage);
+                b.space(lent, life)
+            }),
+            Due::Client { node } => self.client(node, Client::act),
+            Due::AnswerLate { node, opaque } => self.client(node, |c, lent| c.late(lent, opaque)),
+            Due::Chaos(chaos) => self.chaos(chaos),
+            Due::Heal => self.heal(),
+            Due::Review => self.review(),
+        }
+    }
+
+    fn arrived(&mut self, Arrival { node, link, news }: Arrival) {
+        self.stage.line(format_args!("{node:?} gets {} on {link:?}", news.name()));
+        if self.is_broker(node) {
+            self.broker(node, |b, lent| {
+                b.arrived(lent, link, news);
+                Outcome::default()
+            });
+        } else if self.is_name_server(node) {
+            self.name_server(node, |n, lent, facts| n.arrived(lent, link, news, facts));
+        } else {
+            self.client(node, |c, lent| c.arrived(lent, link, news));
+        }
+    }
+
+    fn chaos(&mut self, chaos: Chaos) {
+        if self.healed_at.is_some() {
+            return;
+        }
+        let now = self.stage.now;
+        match chaos {
+            Chaos::Kill(node) => self.crash(node, false),
+            Chaos::PowerCut(node) => self.crash(node, true),
+            Chaos::Stop(node) => self.broker(node, |b, lent| {
+                let outcome = b.stop(lent, Wanted::Retired);
+                // It is to come back: only the process ends.
+                b.state = Wanted::Running;
+                if b.life().is_none() {
+                    b.boot_later(lent.stage);
+                }
+                outcome
+            }),
+            Chaos::Retire(node) => self.broker(node, |b, lent| b.stop(lent, Wanted::Retired)),
+            Chaos::Rot(node) => self.broker(node, |b, lent| b.stop(lent, Wanted::Rotting)),
+            Chaos::NameServer(node) => self.name_server(node, |n, lent, _| n.crash(lent)),
+            Chaos::Link => self.net.trouble(&mut self.stage),
+            Chaos::Partition(a, b, long) if a != b => {
+                self.stage.happened(Rare::Partitioned);
+                self.net.partition(&mut self.stage, a, b, now + long);
+            }
+            Chaos::Partition(..) => {}
+            Chaos::OldWords { broker, name_server, stop } => {
+                let until = now + self.stage.delay(500 * MILLI, 5 * SECOND);
+                self.net.hold_back(&mut self.stage, broker, name_server, until);
+                if stop {
+                    self.chaos(Chaos::Stop(broker));
+                } else {
+                    self.crash(broker, false);
+                }
+            }
+            Chaos::Clock(node, by) => self.brokers[node.0].step_clock(&mut self.stage, by),
+            Chaos::Slow(node, long) => self.brokers[node.0].slow(now + long),
+            Chaos::Full(node, long) => self.brokers[node.0].full(&mut self.stage, now + long),
+            Chaos::Broken(node, faults) => self.brokers[node.0].break_disk(faults),
+        }
+    }
+
+    fn crash(&mut self, node: NodeId, power: bool) {
+        self.broker(node, |b, lent| {
+            b.crash(lent, power);
+            Outcome::default()
+        });
+    }
+
+    fn heal(&mut self) {
+        self.healed_at = Some(self.stage.now);
+        self.net.heal(&mut self.stage);
+        for nth in 0..self.brokers.len() {
+            self.brokers[nth].heal(&mut self.stage);
+        }
+        for nth in 0..self.name_servers.len() {
+            self.name_server(NodeId(self.brokers.len() + nth), |n, lent, _| n.boot_later(lent));
+        }
+        self.stage.after(500 * MILLI, Due::Review);
+    }
+
+    // ---- the end --------------------------------------------------------------------------------------------------------
+
+    /// Have the clients finished? Then the routes settle, and everything is read.
+    fn review(&mut self) {
+        let now = self.stage.now;
+        let healed = self.healed_at.unwrap_or(now);
+        if let Some(quiet) = self.quiet_at {
+            let settle = SECOND * 8 + 2 * self.scenario.register_every_ms * MILLI;
+            if now < quiet + settle {
+                return self.stage.at(quiet + settle, Due::Review);
+            }
+            return self.end();
+        }
+        match self.unfinished() {
+            None => self.quiet_at = Some(now),
+            Some(what) if now > healed + 120 * SECOND => {
+                return self.stage.blame("liveness", format!("two minutes after everything was well again: {what}"));
+            }
+            Some(_) => {}
+        }
+        self.stage.after(500 * MILLI, Due::Review);
+    }
+
+    /// What somebody still has to do.
+    fn unfinished(&self) -> Option<String> {
+        for broker in &self.brokers {
+            let down = matches!(broker.state, Wanted::Refusing | Wanted::Retired);
+            if !down && !broker.serves() {
+                return Some(format!("{} does not serve", broker.name()));
+            }
+        }
+        for client in &self.clients {
+            if !client.has_sent() {
+                return Some(format!("{:?} has not sent everything", client.node));
+            }
+        }
+        if self.scenario.demand == Demand::Detect {
+            // A reader may stand before a damaged message for good.
+            return None;
+        }
+        for reader in self.clients.iter().flat_map(|client| &client.readers) {
+            let bounds = self.brokers[reader.broker].bounds(reader.queue);
+            if let Some((_, next)) = bounds.filter(|_| !self.books.deleted.contains(reader.queue.0))
+                && reader.at != Some(next)
+            {
+                return Some(format!("the reader of {:?} is at {:?}, the queue at {next}", reader.queue, reader.at));
+            }
+        }
+        None
+    }
+
+    fn end(&mut self) {
+        self.finished = true;
+        for nth in 0..self.brokers.len() {
+            if self.brokers[nth].serves() {
+                if !self.brokers[nth].is_registered() {
+                    let name = self.brokers[nth].name();
+                    let what = format!("{name} does not know that it is registered");
+                    self.stage.blame("routes", what);
+                }
+                self.last_message(nth);
+                self.read_everything(nth);
+            }
+        }
+        self.check_routes();
+        // A last time: what the log holds, byte for byte.
+        for nth in 0..self.brokers.len() {
+            if self.brokers[nth].serves() {
+                let power = self.stage.chance.one_in(2);
+                self.crash(NodeId(nth), power);
+                self.broker(NodeId(nth), BrokerNode::boot);
+            }
+        }
+        let open: Vec<u64> = self.books.ledger.open().collect();
+        if let Some(id) = open.first() {
+            self.stage.blame("liveness", format!("message {id} has no answer, and nobody waits for one"));
+        }
+        let found = std::mem::take(&mut self.found);
+        self.books.judge(&mut self.stage, &found);
+    }
+
+    /// A broker that is well takes a message.
+    fn last_message(&mut self, nth: usize) {
+        let mut properties = String::new();
+        push(&mut properties, property::UNIQ_KEY, "LAST");
+        let header = SendHeader {
+            producer_group: "producers".into(),
+            topic: "last".into(),
+            default_topic: "TBW102".into(),
+            default_topic_queues: 1,
+            queue_id: 0,
+            sys_flag: 0,
+            born_at: 0,
+            flag: 0,
+            properties: Some(properties.into()),
+            reconsume_times: None,
+            unit_mode: false,
+            max_reconsume_times: None,
+            batch: false,
+            broker_name: None,
+        };
+        let request = Request::Send(Send { via: SendVia::V2, header, body: b"the last one" });
+        let was_full = self.brokers[nth].refused_for_space();
+        let mut code = None;
+        self.broker(NodeId(nth), |b, lent| {
+            code = b.probe(lent, &request).map(|response| response.code);
+            Outcome::default()
+        });
+        // Without an answer it waits for the flush, which is a promise to store it; a refusal must say that there is no such topic.
+        match code.and_then(ResponseCode::from_wire) {
+            None | Some(ResponseCode::Success) => {
+                if was_full {
+                    self.stage.happened(Rare::FullRecovered);
+                }
+            }
+            Some(ResponseCode::TopicNotExist) if !self.scenario.auto_create => {}
+            other => self.stage.blame("liveness", format!("broker {nth} is well and answers a message with {other:?}")),
+        }
+    }
+
+    /// Every queue, from its first message to its last, for the ledger.
+    fn read_everything(&mut self, nth: usize) {
+        for topic in TOPICS {
+            for queue in 0..QUEUES {
+                self.read_queue(nth, topic, queue);
+            }
+        }
+    }
+
+    fn ask(&mut self, nth: usize, request: &Request<'_>) -> Option<keepmq_protocol::Response> {
+        let mut response = None;
+        self.broker(NodeId(nth), |b, lent| {
+            response = b.probe(lent, request);
+            Outcome::default()
+        });
+        response
+    }
+
+    fn read_queue(&mut self, nth: usize, topic: &'static str, queue: u32) {
+        let queue_id = queue as i32;
+        let bound = |response: Option<keepmq_protocol::Response>| {
+            response.filter(keepmq_protocol::Response::is_ok)?.field::<i64>("offset").ok()
+        };
+        let min = self.ask(nth, &Request::MinOffset(MinOffset { topic: topic.into(), queue_id }));
+        let max = self.ask(nth, &Request::MaxOffset(MaxOffset { topic: topic.into(), queue_id, committed: None }));
+        let name = self.books.queue_name(nth, (topic, queue));
+        let (Some(min), Some(max)) = (bound(min), bound(max)) else {
+            if self.brokers[nth].knows(topic) && !self.books.deleted.contains(topic) {
+                self.stage.blame("read", format!("{topic} queue {queue} of broker {nth} does not tell its bounds"));
+            }
+            return self.removed(name, topic, 0);
+        };
+        let (mut at, max) = (min as u64, max as u64);
+        self.removed(name.clone(), topic, at);
+        while at < max && self.stage.violation.is_none() {
+            let request = Request::Pull(Pull {
+                group: "audit".into(),
+                topic: topic.into(),
+                queue_id,
+                offset: at as i64,
+                max_messages: 32,
+                sys_flag: 4,
+                commit_offset: 0,
+                suspend_ms: 0,
+                subscription: Some("*".into()),
+                sub_version: 0,
+                expression_type: None,
+                max_bytes: None,
+            });
+            let Some(response) = self.ask(nth, &request) else {
+                return self.stage.blame("read", format!("a pull from {topic} queue {queue} at {at} has no answer"));
+            };
+            if !response.is_ok() {
+                if self.scenario.demand != Demand::Detect {
+                    return self.stage.blame("read", format!("{topic} queue {queue} at {at} of {max}: {response:?}"));
+                }
+                // Damaged, and reported: on to the next.
+                at += 1;
+                continue;
+            }
+            let bytes: Vec<u8> = response.body.iter().flatten().copied().collect();
+            let by = self.brokers[nth].speaker();
+            let Some(key) = key(topic, queue) else { return };
+            let after = self.books.pulled(&mut self.stage, by, key, at, false, &bytes);
+            self.observe(&bytes, &name);
+            if after == at {
+                return self.stage.blame("read", format!("a pull from {topic} queue {queue} at {at} of {max} gives nothing"));
+            }
+            at = after;
+        }
+    }
+
+    /// What lies below the minimum of a queue was taken by retention, or with its topic.
+    fn removed(&mut self, queue: keepmq_protocol::MessageQueue, topic: &str, min: u64) {
+        let below = QueueOffset(if self.books.deleted.contains(topic) { u64::MAX } else { min });
+        self.books.note(&mut self.stage, Entry::Removed { queue, below });
+    }
+
+    fn observe(&mut self, bytes: &[u8], queue: &keepmq_protocol::MessageQueue) {
+        let mut rest = bytes;
+        while let Ok(Found::Record(found)) = record::decode_unchecked(rest).map(Found::Record) {
+            let id = id_of(found.body);
+            self.found.insert(id);
+            let checksum = record::crc(found.body);
+            let entry = Entry::Observed { queue: queue.clone(), offset: found.queue_offset, id, checksum };
+            self.books.note(&mut self.stage, entry);
+            rest = &rest[found.bytes.len()..];
+        }
+    }
+
+    fn check_routes(&mut self) {
+        let served: Vec<(NodeId, &str)> = self
+            .brokers
+            .iter()
+            .flat_map(|broker| TOPICS.iter().filter(|topic| broker.knows(topic)).map(|topic| (broker.node, *topic)))
+            .filter(|(_, topic)| !self.books.deleted.contains(topic))
+            .collect();
+        for nth in 0..self.name_servers.len() {
+            let node = NodeId(self.brokers.len() + nth);
+            self.name_server(node, |n, lent, facts| n.check_converged(lent, facts, &served));
+        }
+    }
+}
+
+fn facts(broker: &BrokerNode) -> BrokerFacts<'_> {
+    let life = broker.life().filter(|_| broker.serves());
+    BrokerFacts { node: broker.node, name: broker.name(), address: broker.address(), life }
+}

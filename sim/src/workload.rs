@@ -1,0 +1,702 @@
+//! Scripted clients: they send, pull, commit, ask and create, at the level of the protocol, and tell the books what they
+//! were told.
+
+use crate::checkers::{Books, QueueKey, Speaker};
+use crate::host::{Directory, read_response};
+use crate::net::{LinkId, Net, News};
+use crate::stage::{Due, MILLI, NodeId, SECOND, Stage};
+use crate::trace::Rare;
+use keepmq_ledger::{Answer, Entry};
+use keepmq_protocol::body::{ConsumerData, Heartbeat, ProducerData, Subscription};
+use keepmq_protocol::frame::{self, FRAME_MAX, Form};
+use keepmq_protocol::message::{BatchItem, property, push, push_batch_item};
+use keepmq_protocol::record::crc;
+use keepmq_protocol::request::{
+    ConsumerList, CreateTopic, DeleteTopic, EarliestTime, MaxOffset, MinOffset, Pull, QueryOffset, RouteInfo, SearchOffset,
+    Send, SendHeader, SendVia, TopicStats, UpdateOffset, ViewMessage,
+};
+use keepmq_protocol::{Request, Response, ResponseCode, Topic};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The topics of every universe: made by a client, made by a send, deleted and made again, seldom used.
+pub(crate) const TOPICS: [&str; 4] = ["made", "auto", "gone", "rare"];
+const DELETED: &str = "gone";
+const SELDOM: &str = "rare";
+/// Queues of each topic.
+pub(crate) const QUEUES: u32 = 2;
+/// Largest body that the brokers take.
+pub(crate) const BODY_MAX: usize = 24 * 1024;
+/// Requests of one client that may wait for an answer.
+const WINDOW: usize = 24;
+const PATIENCE: u64 = 15 * SECOND;
+
+/// What a client is lent.
+pub(crate) struct Lent<'u> {
+    pub(crate) stage: &'u mut Stage,
+    pub(crate) net: &'u mut Net,
+    pub(crate) books: &'u mut Books,
+    pub(crate) directory: &'u Directory,
+    pub(crate) shape: Shape,
+}
+
+/// Who there is, and how the clients behave.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) brokers: usize,
+    pub(crate) name_servers: usize,
+    pub(crate) clients: usize,
+    pub(crate) body: u64,
+    pub(crate) pause: u64,
+    pub(crate) healed: bool,
+}
+
+pub(crate) struct Client {
+    pub(crate) node: NodeId,
+    index: usize,
+    links: BTreeMap<NodeId, LinkId>,
+    next_opaque: i32,
+    waiting: BTreeMap<i32, Waiting>,
+    answered: BTreeSet<i32>,
+    /// Messages still to be sent.
+    sends: u32,
+    sent: u64,
+    /// Topics that it still has to create.
+    creates: Vec<(usize, &'static str)>,
+    pub(crate) readers: Vec<Reader>,
+}
+
+struct Waiting {
+    ask: Ask,
+    link: LinkId,
+    broker: usize,
+    since: u64,
+}
+
+enum Ask {
+    Send(Parcel),
+    Pull { reader: usize, from: u64, held: Option<u64> },
+    Query { reader: usize, confirmed: Option<(i64, u32)> },
+    Commit { reader: usize, offset: i64 },
+    Create { topic: &'static str },
+    Delete,
+    Other,
+}
+
+/// A message or a batch on its way.
+struct Parcel {
+    items: Vec<(u64, Vec<u8>)>,
+    queue: Option<u32>,
+    topic: &'static str,
+    via: SendVia,
+    properties: String,
+    /// `UNIQ_KEY` of the first.
+    key: String,
+    tries: u32,
+    oneway: bool,
+}
+
+/// A consumer of one queue.
+pub(crate) struct Reader {
+    pub(crate) broker: usize,
+    pub(crate) queue: QueueKey,
+    group: String,
+    filter: Option<&'static str>,
+    /// The next offset wanted; `None`: must be asked for.
+    pub(crate) at: Option<u64>,
+    busy: bool,
+    not_before: u64,
+    /// Highest offset it has tried to commit.
+    highest: i64,
+}
+
+impl Client {
+    pub(crate) fn new(node: NodeId, index: usize, shape: Shape, sends: u32) -> Self {
+        let mut creates = Vec::new();
+        let mut readers = Vec::new();
+        for broker in 0..shape.brokers {
+            if index == 0 {
+                creates.extend([(broker, TOPICS[0]), (broker, DELETED), (broker, SELDOM)]);
+            }
+            for (nth, topic) in TOPICS.iter().enumerate() {
+                let mine = (0..QUEUES).filter(|queue| (nth + *queue as usize) % shape.clients == index);
+                readers.extend(mine.map(|queue| Reader::new(broker, (*topic, queue), format!("g{index}"), None)));
+            }
+            if index == 1 {
+                readers.push(Reader::new(broker, (TOPICS[0], 0), "filtering".to_owned(), Some("red || blue")));
+            }
+        }
+        Self {
+            node,
+            index,
+            links: BTreeMap::new(),
+            next_opaque: 0,
+            waiting: BTreeMap::new(),
+            answered: BTreeSet::new(),
+            sends,
+            sent: 0,
+            creates,
+            readers,
+        }
+    }
+
+    /// Whether everything that it wanted to send has an answer.
+    pub(crate) fn has_sent(&self) -> bool {
+        self.sends == 0 && !self.waiting.values().any(|waiting| matches!(waiting.ask, Ask::Send(_)))
+    }
+
+    /// Does one thing, and comes back after a pause.
+    pub(crate) fn act(&mut self, lent: &mut Lent<'_>) {
+        let pause = lent.stage.delay(MILLI, lent.shape.pause);
+        lent.stage.after(pause, Due::Client { node: self.node });
+        self.read(lent);
+        if self.waiting.len() >= WINDOW {
+            return;
+        }
+        let broker = lent.stage.chance.below(lent.shape.brokers as u64) as usize;
+        match lent.stage.chance.below(24) {
+            0 => self.heartbeat(lent, broker),
+            1 => self.look(lent, broker),
+            2 if !self.creates.is_empty() => {
+                let (broker, topic) = self.creates.swap_remove(0);
+                self.create(lent, broker, topic);
+            }
+            3 if self.index == 1 && lent.stage.chance.one_in(6) => {
+                lent.books.deleted.insert(DELETED);
+                let request = Request::DeleteTopic(DeleteTopic { topic: DELETED.into(), cluster: None });
+                self.ask(lent, broker, &request, Ask::Delete);
+            }
+            _ if self.sends > 0 => {
+                self.sends -= 1;
+                let parcel = self.parcel(lent);
+                self.send(lent, broker, parcel);
+            }
+            _ => {}
+        }
+    }
+
+    fn create(&mut self, lent: &mut Lent<'_>, broker: usize, topic: &'static str) {
+        let request = Request::CreateTopic(CreateTopic {
+            topic: topic.into(),
+            default_topic: Some("TBW102".into()),
+            read_queues: QUEUES as i32,
+            write_queues: QUEUES as i32,
+            perm: 6,
+            filter_type: Some("SINGLE_TAG".into()),
+            sys_flag: Some(0),
+            order: false,
+            attributes: None,
+        });
+        self.ask(lent, broker, &request, Ask::Create { topic });
+    }
+
+    fn heartbeat(&mut self, lent: &mut Lent<'_>, broker: usize) {
+        let subscription = |topic: &str, expression: &str| Subscription {
+            topic: topic.to_owned(),
+            sub_string: Some(expression.to_owned()),
+            expression_type: Some("TAG".to_owned()),
+            sub_version: 1,
+            ..Subscription::default()
+        };
+        let group = |name: String, subscriptions| ConsumerData {
+            group_name: name,
+            consume_type: Some("CONSUME_PASSIVELY".to_owned()),
+            message_model: Some("CLUSTERING".to_owned()),
+            consume_from_where: Some("CONSUME_FROM_FIRST_OFFSET".to_owned()),
+            subscription_data_set: subscriptions,
+            unit_mode: false,
+        };
+        let all = |_| TOPICS.iter().map(|topic| subscription(topic, "*")).collect::<Vec<_>>();
+        let heartbeat = Heartbeat {
+            client_id: format!("client-{}", self.index),
+            consumer_data_set: vec![group(format!("g{}", self.index), all(())), group("shared".to_owned(), all(()))],
+            producer_data_set: vec![ProducerData { group_name: "producers".to_owned() }],
+            ..Heartbeat::default()
+        };
+        self.ask(lent, broker, &Request::Heartbeat(Box::new(heartbeat)), Ask::Other);
+    }
+
+    /// Asks something whose answer is only checked for being one.
+    fn look(&mut self, lent: &mut Lent<'_>, broker: usize) {
+        let topic = *lent.stage.chance.pick(&TOPICS);
+        let queue_id = lent.stage.chance.below(u64::from(QUEUES)) as i32;
+        let wall = lent.stage.clocks(0).wall.0;
+        let request = match lent.stage.chance.below(12) {
+            0 => Request::MaxOffset(MaxOffset { topic: topic.into(), queue_id, committed: Some(true) }),
+            1 => Request::MinOffset(MinOffset { topic: topic.into(), queue_id }),
+            2 => Request::EarliestTime(EarliestTime { topic: topic.into(), queue_id }),
+            3 => {
+                let timestamp = wall - lent.stage.chance.below(10_000) as i64;
+                Request::SearchOffset(SearchOffset { topic: topic.into(), queue_id, timestamp, boundary: None })
+            }
+            4 => {
+                let offset = lent.stage.chance.below(200_000) as i64;
+                Request::ViewMessage(ViewMessage { topic: Some(topic.into()), offset })
+            }
+            5 => Request::TopicStats(TopicStats { topic: topic.into() }),
+            6 => Request::ConsumerList(ConsumerList { group: "shared".into() }),
+            7 => Request::AllTopics,
+            8 => Request::AllGroups,
+            9 => Request::RuntimeInfo,
+            10 => Request::Unsupported { code: 999 },
+            _ => {
+                let nth = lent.stage.chance.below(lent.shape.name_servers as u64) as usize;
+                let route = Request::RouteInfo(RouteInfo { topic: topic.into(), standard_json: Some(true) });
+                self.ask(lent, lent.shape.brokers + nth, &route, Ask::Other);
+                return;
+            }
+        };
+        self.ask(lent, broker, &request, Ask::Other);
+    }
+
+    /// A new message or batch, written down before it goes out.
+    fn parcel(&mut self, lent: &mut Lent<'_>) -> Parcel {
+        let chance = &mut lent.stage.chance;
+        let topic = match chance.below(16) {
+            0 => DELETED,
+            1..=5 => "auto",
+            6 if chance.one_in(2) => SELDOM,
+            _ => "made",
+        };
+        let via = match chance.below(6) {
+            0 => SendVia::Batch,
+            1 | 2 => SendVia::V1,
+            _ => SendVia::V2,
+        };
+        let count = if via == SendVia::Batch { 2 + chance.below(5) } else { 1 };
+        let mut items = Vec::new();
+        for _ in 0..count {
+            self.sent += 1;
+            let id = (self.index as u64 + 1) << 32 | self.sent;
+            let len = match chance.below(60) {
+                0 => chance.below(BODY_MAX as u64 - 8),
+                1 if count == 1 => BODY_MAX as u64 + 1,
+                _ => chance.below(lent.shape.body).min(chance.below(lent.shape.body)),
+            };
+            let len = if count > 1 { len.min(BODY_MAX as u64 / count - 200) } else { len };
+            let mut body = id.to_be_bytes().to_vec();
+            let fill = (id as u8).wrapping_mul(31);
+            body.extend((0..len).map(|nth| fill.wrapping_add(nth as u8)));
+            items.push((id, body));
+        }
+        let key = format!("{:032X}", items[0].0);
+        let mut properties = String::new();
+        if via != SendVia::Batch {
+            push(&mut properties, property::UNIQ_KEY, &key);
+            if chance.one_in(2) {
+                push(&mut properties, property::TAGS, chance.pick(&["red", "green", "blue"]));
+            }
+            match chance.below(40) {
+                0 => push(&mut properties, property::DELAY, "3"),
+                1 => push(&mut properties, property::TRAN_MSG, "true"),
+                2..=5 => push(&mut properties, property::WAIT, "false"),
+                _ => {}
+            }
+        }
+        let queue = (!chance.one_in(4)).then(|| chance.below(u64::from(QUEUES)) as u32);
+        let oneway = via != SendVia::Batch && chance.one_in(12);
+        for (id, body) in &items {
+            let topic = Topic::new(topic).expect("the workload's topics are legal");
+            lent.books.note(lent.stage, Entry::Attempted { id: *id, topic, checksum: crc(body) });
+        }
+        Parcel { items, queue, topic, via, properties, key, tries: 0, oneway }
+    }
+
+    fn send(&mut self, lent: &mut Lent<'_>, broker: usize, parcel: Parcel) {
+        let mut batch = Vec::new();
+        if parcel.via == SendVia::Batch {
+            for (id, body) in &parcel.items {
+                let mut properties = String::new();
+                push(&mut properties, property::UNIQ_KEY, &format!("{id:032X}"));
+                push_batch_item(&mut batch, &BatchItem { flag: 0, body, properties: &properties });
+            }
+        }
+        let header = SendHeader {
+            producer_group: "producers".into(),
+            topic: parcel.topic.into(),
+            default_topic: "TBW102".into(),
+            default_topic_queues: QUEUES as i32,
+            queue_id: parcel.queue.map_or(-1, |queue| queue as i32),
+            sys_flag: if parcel.properties.contains("TRAN_MSG") { 4 } else { 0 },
+            born_at: lent.stage.clocks(0).wall.0,
+            flag: 7,
+            properties: Some(parcel.properties.clone().into()),
+            reconsume_times: Some(0),
+            unit_mode: false,
+            max_reconsume_times: None,
+            batch: parcel.via == SendVia::Batch,
+            broker_name: None,
+        };
+        let body = if parcel.via == SendVia::Batch { batch } else { parcel.items[0].1.clone() };
+        let request = Request::Send(Send { via: parcel.via, header, body: &body });
+        if parcel.oneway {
+            self.tell(lent, broker, &request);
+            self.unknown(lent, &parcel);
+        } else {
+            self.ask(lent, broker, &request, Ask::Send(parcel));
+        }
+    }
+
+    fn unknown(&mut self, lent: &mut Lent<'_>, parcel: &Parcel) {
+        for (id, _) in &parcel.items {
+            lent.books.note(lent.stage, Entry::Answered { id: *id, answer: Answer::Unknown });
+        }
+    }
+
+    /// Every reader that is free asks for its offset or for messages.
+    fn read(&mut self, lent: &mut Lent<'_>) {
+        for nth in 0..self.readers.len() {
+            let now = lent.stage.now;
+            let reader = &mut self.readers[nth];
+            if reader.busy || now < reader.not_before || self.waiting.len() >= WINDOW {
+                continue;
+            }
+            // As after a rebalance: whoever gets the queue asks where the group is.
+            if reader.filter.is_none() && lent.stage.chance.one_in(40) {
+                reader.at = None;
+            }
+            reader.busy = true;
+            let ((topic, queue), broker) = (reader.queue, reader.broker);
+            let (group, queue_id) = (reader.group.clone(), queue as i32);
+            let Some(from) = reader.at else {
+                let confirmed = lent.books.confirmed_offset(broker, &group, (topic, queue));
+                let zero_if_not_found = Some(lent.stage.chance.one_in(2));
+                let request = Request::QueryOffset(QueryOffset {
+                    group: group.into(),
+                    topic: topic.into(),
+                    queue_id,
+                    zero_if_not_found,
+                });
+                self.ask(lent, broker, &request, Ask::Query { reader: nth, confirmed });
+                continue;
+            };
+            let held = lent.stage.chance.one_in(2).then(|| MILLI * (100 + lent.stage.chance.below(3_000)));
+            let commits = reader.filter.is_none() && reader.queue.0 != DELETED && lent.stage.chance.one_in(6);
+            if commits {
+                reader.highest = reader.highest.max(from as i64);
+            }
+            let request = Request::Pull(Pull {
+                group: group.into(),
+                topic: topic.into(),
+                queue_id,
+                offset: from as i64,
+                max_messages: 1 + lent.stage.chance.below(32) as i32,
+                sys_flag: i32::from(commits) | if held.is_some() { 2 } else { 0 } | 4,
+                commit_offset: if commits { from as i64 } else { 0 },
+                suspend_ms: held.map_or(0, |held| (held / MILLI) as i64),
+                subscription: Some(reader.filter.unwrap_or("*").into()),
+                sub_version: 0,
+                expression_type: Some("TAG".into()),
+                max_bytes: None,
+            });
+            self.ask(lent, broker, &request, Ask::Pull { reader: nth, from, held });
+        }
+    }
+
+    fn link(&mut self, lent: &mut Lent<'_>, to: NodeId) -> LinkId {
+        let from = self.node;
+        *self.links.entry(to).or_insert_with(|| lent.net.dial(lent.stage, from, to))
+    }
+
+    fn write(&mut self, lent: &mut Lent<'_>, to: usize, request: &Request<'_>, oneway: bool) -> LinkId {
+        let link = self.link(lent, NodeId(to));
+        self.next_opaque += 1;
+        let form = if lent.stage.chance.one_in(3) { Form::Binary } else { Form::Json };
+        let mut bytes = Vec::new();
+        frame::write_request(&mut bytes, self.next_opaque, form, oneway, request);
+        let (node, opaque, code) = (self.node, self.next_opaque, request.code());
+        lent.stage.line(format_args!("{node:?} asks {to} over {link:?}/{opaque} {code}"));
+        lent.stage.trace.bytes(&bytes);
+        lent.net.send(lent.stage, link, false, bytes);
+        link
+    }
+
+    fn ask(&mut self, lent: &mut Lent<'_>, broker: usize, request: &Request<'_>, ask: Ask) {
+        let link = self.write(lent, broker, request, false);
+        let since = lent.stage.now;
+        self.waiting.insert(self.next_opaque, Waiting { ask, link, broker, since });
+        lent.stage.after(PATIENCE, Due::AnswerLate { node: self.node, opaque: self.next_opaque });
+    }
+
+    fn tell(&mut self, lent: &mut Lent<'_>, broker: usize, request: &Request<'_>) {
+        self.write(lent, broker, request, true);
+    }
+
+    /// No answer in time.
+    pub(crate) fn late(&mut self, lent: &mut Lent<'_>, opaque: i32) {
+        let Some(waiting) = self.waiting.remove(&opaque) else { return };
+        if lent.shape.healed && lent.stage.now > waiting.since + PATIENCE - 1 && self.links.contains_key(&NodeId(waiting.broker)) {
+            let since = waiting.since as f64 / 1e9;
+            lent.stage.blame("liveness", format!("no answer to {:?}/{opaque}, asked at {since} s", waiting.link));
+        }
+        // The connection is no good: whatever else waits on it is given up as well.
+        let link = waiting.link;
+        lent.net.close(lent.stage, link, false);
+        self.unanswered(lent, waiting);
+        self.lost(lent, link);
+    }
+
+    pub(crate) fn arrived(&mut self, lent: &mut Lent<'_>, link: LinkId, news: News) {
+        match news {
+            News::Frame { bytes, by, .. } => self.frame(lent, link, by, &bytes),
+            News::DialledClosed { .. } => self.lost(lent, link),
+            News::Opened { .. } | News::ClosedByPeer => unreachable!("nobody dials a client"),
+        }
+    }
+
+    fn lost(&mut self, lent: &mut Lent<'_>, link: LinkId) {
+        self.links.retain(|_, known| *known != link);
+        let over: Vec<i32> = self.waiting.iter().filter(|(_, w)| w.link == link).map(|(opaque, _)| *opaque).collect();
+        for opaque in over {
+            if let Some(waiting) = self.waiting.remove(&opaque) {
+                self.unanswered(lent, waiting);
+            }
+        }
+    }
+
+    fn unanswered(&mut self, lent: &mut Lent<'_>, waiting: Waiting) {
+        match waiting.ask {
+            Ask::Send(mut parcel) => {
+                // The same message again, over a new connection; or it is given up, and nobody knows.
+                if parcel.tries < 2 && lent.stage.chance.one_in(2) {
+                    parcel.tries += 1;
+                    self.send(lent, waiting.broker, parcel);
+                } else {
+                    self.unknown(lent, &parcel);
+                }
+            }
+            Ask::Pull { reader, .. } | Ask::Query { reader, .. } => self.free(lent, reader, 50 * MILLI),
+            Ask::Create { topic } => self.creates.push((waiting.broker, topic)),
+            Ask::Commit { .. } | Ask::Delete | Ask::Other => {}
+        }
+    }
+
+    fn free(&mut self, lent: &mut Lent<'_>, reader: usize, pause: u64) {
+        self.readers[reader].busy = false;
+        self.readers[reader].not_before = lent.stage.now + lent.stage.delay(0, pause);
+    }
+
+    fn frame(&mut self, lent: &mut Lent<'_>, link: LinkId, by: u32, bytes: &[u8]) {
+        let Some((opaque, response)) = read_response(bytes) else {
+            return self.told(lent, bytes);
+        };
+        if !self.answered.insert(opaque) {
+            return lent.stage.blame("one-answer", format!("{link:?}/{opaque} is answered a second time"));
+        }
+        let Some(Waiting { ask, link: asked_on, broker, since }) = self.waiting.remove(&opaque) else {
+            // Late: it was given up.
+            return;
+        };
+        if asked_on != link {
+            lent.stage.blame("right-answer", format!("{asked_on:?}/{opaque} is answered on {link:?}"));
+        }
+        let by = Speaker { broker, life: by };
+        let code = ResponseCode::from_wire(response.code);
+        match ask {
+            Ask::Send(parcel) => self.send_answered(lent, by, &parcel, &response),
+            Ask::Pull { reader, from, held } => {
+                self.pull_answered(lent, by, reader, from, &response);
+                let waited = lent.stage.now - since;
+                match (held, code) {
+                    (Some(_), Some(ResponseCode::Success)) if waited > 60 * MILLI => lent.stage.happened(Rare::LongPollWoken),
+                    (Some(held), Some(ResponseCode::PullNotFound)) if waited >= held => {
+                        lent.stage.happened(Rare::LongPollTimedOut);
+                    }
+                    _ => {}
+                }
+            }
+            Ask::Query { reader, confirmed } => self.query_answered(lent, by, reader, confirmed, &response),
+            Ask::Commit { reader, offset } => {
+                let reader = &self.readers[reader];
+                if code == Some(ResponseCode::Success) {
+                    lent.books.confirmed(by, &reader.group, reader.queue, offset);
+                }
+            }
+            Ask::Create { topic } => match code {
+                Some(ResponseCode::Success) if topic == DELETED && lent.books.deleted.contains(DELETED) => {
+                    lent.stage.happened(Rare::TopicCreatedAgain);
+                }
+                Some(ResponseCode::Success) => {}
+                _ => self.creates.push((broker, topic)),
+            },
+            Ask::Delete => {
+                if code == Some(ResponseCode::Success) {
+                    lent.stage.happened(Rare::TopicDeleted);
+                    self.creates.push((broker, DELETED));
+                }
+            }
+            Ask::Other => {}
+        }
+    }
+
+    /// A broker says something by itself.
+    fn told(&mut self, lent: &mut Lent<'_>, bytes: &[u8]) {
+        let frame = frame::cut(bytes, FRAME_MAX).ok().flatten().and_then(|raw| frame::read(&raw).ok().map(|f| f.code));
+        match frame {
+            Some(40) => lent.stage.happened(Rare::ClientsTold),
+            other => lent.stage.blame("codec", format!("a broker pushes {other:?}")),
+        }
+    }
+
+    fn send_answered(&mut self, lent: &mut Lent<'_>, by: Speaker, parcel: &Parcel, response: &Response) {
+        let stage = &mut *lent.stage;
+        match ResponseCode::from_wire(response.code) {
+            Some(code @ (ResponseCode::Success | ResponseCode::FlushDiskTimeout)) => {
+                let Some(place) = place(response) else {
+                    return stage.blame("right-answer", format!("an answer to a send says no place: {response:?}"));
+                };
+                let wrong_queue = place.queue >= QUEUES || parcel.queue.is_some_and(|queue| queue != place.queue);
+                if wrong_queue || place.key != parcel.key || place.positions.len() != parcel.items.len() {
+                    let (key, queue) = (&parcel.key, parcel.queue);
+                    stage.blame("right-answer", format!("message {key} to queue {queue:?} is answered with {place:?}"));
+                    return;
+                }
+                let places = (place.offset..).zip(place.positions);
+                for ((id, _), (offset, at)) in parcel.items.iter().zip(places) {
+                    let queue = (parcel.topic, place.queue);
+                    match code {
+                        ResponseCode::Success => lent.books.kept(stage, by, queue, offset, at, *id),
+                        _ => lent.books.timed_out(stage, by, queue, offset, *id),
+                    }
+                }
+                if parcel.via == SendVia::Batch && code == ResponseCode::Success {
+                    stage.happened(Rare::BatchKept);
+                }
+            }
+            Some(
+                code @ (ResponseCode::SystemBusy
+                | ResponseCode::ServiceNotAvailable
+                | ResponseCode::MessageIllegal
+                | ResponseCode::NoPermission
+                | ResponseCode::TopicNotExist
+                | ResponseCode::SystemError),
+            ) => {
+                if code == ResponseCode::SystemBusy {
+                    stage.happened(Rare::BusyRefused);
+                }
+                for (id, _) in &parcel.items {
+                    // An earlier try may have been kept.
+                    let answer = if parcel.tries == 0 { Answer::Refused { code: code as i32 } } else { Answer::Unknown };
+                    lent.books.note(stage, Entry::Answered { id: *id, answer });
+                }
+            }
+            _ => stage.blame("right-answer", format!("a send is answered with {response:?}")),
+        }
+    }
+
+    fn pull_answered(&mut self, lent: &mut Lent<'_>, by: Speaker, nth: usize, from: u64, response: &Response) {
+        let reader = &mut self.readers[nth];
+        let stage = &mut *lent.stage;
+        let next = response.field::<i64>("nextBeginOffset").ok().and_then(|next| u64::try_from(next).ok());
+        let mut pause = 200 * MILLI;
+        match ResponseCode::from_wire(response.code) {
+            Some(ResponseCode::Success) => {
+                let bytes: Vec<u8> = response.body.iter().flat_map(|piece| piece.iter().copied()).collect();
+                let filtered = reader.filter.is_some();
+                let after = lent.books.pulled(stage, by, reader.queue, from, filtered, &bytes);
+                if next.is_none_or(|next| if filtered { next < after } else { next != after }) {
+                    stage.blame("order", format!("a pull from {from} gave messages up to {after} and says to go on at {next:?}"));
+                }
+                reader.at = next;
+                pause = 20 * MILLI;
+                let offset = after as i64;
+                if !filtered && reader.queue.0 != DELETED && stage.chance.one_in(2) {
+                    self.commit(lent, nth, offset);
+                }
+            }
+            Some(ResponseCode::PullOffsetMoved) => {
+                stage.happened(Rare::OffsetMoved);
+                reader.at = next;
+            }
+            Some(ResponseCode::PullRetryImmediately) => {
+                if reader.filter.is_none() && next != Some(from) {
+                    stage.blame("order", format!("a pull without a filter skips from {from} to {next:?}"));
+                }
+                reader.at = next.or(reader.at);
+            }
+            Some(ResponseCode::PullNotFound) => {}
+            // A topic or a group that does not exist yet, a broker that stops, bytes that have gone bad.
+            _ => pause = SECOND,
+        }
+        self.free(lent, nth, pause);
+    }
+
+    fn commit(&mut self, lent: &mut Lent<'_>, nth: usize, offset: i64) {
+        let reader = &mut self.readers[nth];
+        reader.highest = reader.highest.max(offset);
+        let broker = reader.broker;
+        let (topic, queue) = reader.queue;
+        let group = reader.group.clone().into();
+        let request =
+            Request::UpdateOffset(UpdateOffset { group, topic: topic.into(), queue_id: queue as i32, offset });
+        if lent.stage.chance.one_in(4) {
+            self.tell(lent, broker, &request);
+        } else {
+            self.ask(lent, broker, &request, Ask::Commit { reader: nth, offset });
+        }
+    }
+
+    fn query_answered(
+        &mut self,
+        lent: &mut Lent<'_>,
+        by: Speaker,
+        nth: usize,
+        confirmed: Option<(i64, u32)>,
+        response: &Response,
+    ) {
+        let reader = &mut self.readers[nth];
+        let offset = response.field::<i64>("offset").ok();
+        // What the contract let go since the question was asked is no longer demanded.
+        let confirmed = confirmed.filter(|_| lent.books.confirmed_offset(by.broker, &reader.group, reader.queue).is_some());
+        match (ResponseCode::from_wire(response.code), offset, confirmed) {
+            (Some(ResponseCode::Success), Some(offset), confirmed) => {
+                let least = confirmed.map_or(0, |(offset, _)| offset);
+                if offset < least || offset > reader.highest.max(0) {
+                    let (group, queue, highest) = (&reader.group, reader.queue, reader.highest);
+                    lent.stage.blame(
+                        "offset-kept",
+                        format!("{group} at {queue:?} is said to be at {offset}; confirmed was {least}, asked for {highest}"),
+                    );
+                }
+                if confirmed.is_some_and(|(_, life)| life < by.life) {
+                    lent.stage.happened(Rare::CommitSurvived);
+                }
+                reader.at = u64::try_from(offset).ok();
+            }
+            (Some(ResponseCode::QueryNotFound), _, Some((offset, _))) => {
+                let (group, queue) = (&reader.group, reader.queue);
+                lent.stage.blame("offset-kept", format!("{group} at {queue:?} has no offset; confirmed was {offset}"));
+            }
+            (Some(ResponseCode::QueryNotFound), _, None) => reader.at = Some(0),
+            _ => {}
+        }
+        self.free(lent, nth, 100 * MILLI);
+    }
+}
+
+impl Reader {
+    fn new(broker: usize, queue: QueueKey, group: String, filter: Option<&'static str>) -> Self {
+        // A filtering reader has no offsets to come back to; it begins at the beginning.
+        let at = filter.map(|_| 0);
+        Self { broker, queue, group, filter, at, busy: false, not_before: 0, highest: -1 }
+    }
+}
+
+/// Where an answer to a send says that the message is.
+#[derive(Debug)]
+pub(crate) struct Place {
+    queue: u32,
+    offset: u64,
+    positions: Vec<u64>,
+    key: String,
+}
+
+fn place(response: &Response) -> Option<Place> {
+    let ids: String = response.field::<std::borrow::Cow<'_, str>>("msgId").ok()?.into_owned();
+    let position = |id: &str| u64::from_str_radix(id.get(id.len().checked_sub(16)?..)?, 16).ok();
+    Some(Place {
+        queue: u32::try_from(response.field::<i32>("queueId").ok()?).ok()?,
+        offset: u64::try_from(response.field::<i64>("queueOffset").ok()?).ok()?,
+        positions: ids.split(',').map(position).collect::<Option<_>>()?,
+        key: response.field::<std::borrow::Cow<'_, str>>("transactionId").ok()?.into_owned(),
+    })
+}
