@@ -4,7 +4,7 @@ use crate::checkers::{QueueKey, Speaker, key};
 use crate::disk::{DiskOp, Faults, SimDisk};
 use crate::faults::{Demand, Scenario};
 use crate::host::{Directory, Host, Left};
-use crate::net::{LinkId, Net, News};
+use crate::net::{LinkId, News};
 use crate::stage::{Due, MICRO, MILLI, NodeId, SECOND, Stage};
 use crate::trace::Rare;
 use crate::workload::{BODY_MAX, Lent, QUEUES, TOPICS};
@@ -47,7 +47,7 @@ pub(crate) enum Wanted {
     Rotting,
     /// It has found that bytes have gone bad, and stays down.
     Refusing,
-    /// Stopped for good.
+    /// Stopped for good, as far as the others can see.
     Retired,
 }
 
@@ -79,17 +79,18 @@ impl Running {
     }
 }
 
-/// What became of a broker's turn that its universe has to know.
-#[derive(Default)]
-pub(crate) struct Outcome {
-    pub(crate) left_for_good: bool,
-}
-
 impl BrokerNode {
-    pub(crate) fn new(node: NodeId, name: &str, scenario: &Scenario, directory: &Directory, chance: &mut Chance) -> Self {
+    pub(crate) fn new(
+        node: NodeId,
+        name: &str,
+        scenario: &Scenario,
+        directory: &Directory,
+        chance: &mut Chance,
+    ) -> Self {
         let address = directory.address(node);
-        let name_servers =
-            (0..scenario.name_servers).map(|nth| directory.address(NodeId(scenario.brokers + nth)).to_string()).collect();
+        let name_servers = (0..scenario.name_servers)
+            .map(|nth| directory.address(NodeId(scenario.brokers + nth)).to_string())
+            .collect();
         let config = BrokerConfig {
             cluster: "sim".to_owned(),
             name: name.to_owned(),
@@ -189,32 +190,28 @@ impl BrokerNode {
         }
     }
 
-    pub(crate) fn turn(&mut self, lent: &mut Lent<'_>, life: u32) -> Outcome {
-        match &mut self.running {
-            Some(running) if self.life == life => running.host.turn(lent.stage, lent.directory),
-            _ => return Outcome::default(),
-        };
-        self.settle(lent)
+    pub(crate) fn turn(&mut self, lent: &mut Lent<'_>, life: u32) {
+        let Some(running) = self.running.as_mut().filter(|_| self.life == life) else { return };
+        running.host.turn(lent.stage, lent.directory);
+        self.settle(lent);
     }
 
-    pub(crate) fn tick(&mut self, lent: &mut Lent<'_>, life: u32, version: u64) -> Outcome {
-        match &mut self.running {
-            Some(running) if self.life == life && running.host.tick(lent.stage, version) => self.settle(lent),
-            _ => Outcome::default(),
+    pub(crate) fn tick(&mut self, lent: &mut Lent<'_>, life: u32, version: u64) {
+        let Some(running) = self.running.as_mut().filter(|_| self.life == life) else { return };
+        if running.host.tick(lent.stage, version) {
+            self.settle(lent);
         }
     }
 
-    pub(crate) fn call_late(&mut self, lent: &mut Lent<'_>, life: u32, call: CallId) -> Outcome {
-        match &mut self.running {
-            Some(running) if self.life == life => running.host.call_late(lent.stage, call),
-            _ => return Outcome::default(),
-        }
-        self.settle(lent)
+    pub(crate) fn call_late(&mut self, lent: &mut Lent<'_>, life: u32, call: CallId) {
+        let Some(running) = self.running.as_mut().filter(|_| self.life == life) else { return };
+        running.host.call_late(lent.stage, call);
+        self.settle(lent);
     }
 
-    pub(crate) fn space(&mut self, lent: &mut Lent<'_>, life: u32) -> Outcome {
+    pub(crate) fn space(&mut self, lent: &mut Lent<'_>, life: u32) {
         if !self.is(life) {
-            return Outcome::default();
+            return;
         }
         let full = lent.stage.now < self.full_until;
         lent.stage.after(SECOND, Due::Space { node: self.node, life });
@@ -223,7 +220,7 @@ impl BrokerNode {
         if let Some(running) = &mut self.running {
             running.host.event(lent.stage, Event::Space { free });
         }
-        self.settle(lent)
+        self.settle(lent);
     }
 
     fn note_emptied(&mut self, lent: &mut Lent<'_>) {
@@ -241,15 +238,14 @@ impl BrokerNode {
     }
 
     /// One step of the job at the head of a lane.
-    pub(crate) fn step(&mut self, lent: &mut Lent<'_>, life: u32, lane: Lane) -> Outcome {
+    pub(crate) fn step(&mut self, lent: &mut Lent<'_>, life: u32, lane: Lane) {
         if !self.is(life) {
-            return Outcome::default();
+            return;
         }
         if self.step_job(lent, lane) {
             return self.settle(lent);
         }
         self.schedule(lent.stage, lane);
-        Outcome::default()
     }
 
     /// Whether the job has ended; then the core knows, and the next one is on its way.
@@ -290,12 +286,11 @@ impl BrokerNode {
     }
 
     /// A read that had to wait.
-    pub(crate) fn read(&mut self, lent: &mut Lent<'_>, life: u32, serve: &Serve) -> Outcome {
+    pub(crate) fn read(&mut self, lent: &mut Lent<'_>, life: u32, serve: &Serve) {
         if let Some(running) = self.running.as_ref().filter(|_| self.life == life) {
             let read = running.reader.serve(&serve.plan);
             self.answer(lent, serve, read);
         }
-        Outcome::default()
     }
 
     /// A reader has read: nothing that is not committed, nothing that is damaged.
@@ -309,7 +304,8 @@ impl BrokerNode {
                     while let Ok(found) = record::decode_unchecked(rest) {
                         let end = found.at.0 + found.bytes.len() as u64;
                         if end > commit {
-                            lent.stage.blame("visible", format!("a record up to {end} is shown; committed is {commit}"));
+                            lent.stage
+                                .blame("visible", format!("a record up to {end} is shown; committed is {commit}"));
                         }
                         rest = &rest[found.bytes.len()..];
                     }
@@ -330,9 +326,9 @@ impl BrokerNode {
     }
 
     /// Carries out what the core wants until it wants nothing more.
-    fn settle(&mut self, lent: &mut Lent<'_>) -> Outcome {
+    fn settle(&mut self, lent: &mut Lent<'_>) {
         loop {
-            let Some(running) = &mut self.running else { return Outcome::default() };
+            let Some(running) = &mut self.running else { return };
             let mut again = false;
             for left in running.host.settle(lent.stage, lent.net, lent.directory) {
                 match left {
@@ -344,7 +340,7 @@ impl BrokerNode {
             }
             self.note_ops(lent);
             if !again {
-                return Outcome::default();
+                return;
             }
         }
     }
@@ -387,16 +383,16 @@ impl BrokerNode {
         self.disk.take_ops(&mut ops);
         for op in &ops {
             let stage = &mut *lent.stage;
-            match op {
-                DiskOp::Remove(path, content) => stage.line(format_args!("disk: remove {path}, {}", content.len())),
-                op => stage.line(format_args!("disk: {op:?}")),
-            }
+            stage.line(format_args!("disk: {op}"));
             match op {
                 DiskOp::Rename(_, to) if to.starts_with("commitlog/") => stage.happened(Rare::Rolled),
                 DiskOp::Rename(_, to) | DiskOp::Create(to, _) if to.starts_with("keepmq/meta-") => {
                     stage.happened(Rare::SnapshotWritten);
                 }
-                DiskOp::Full(_) => self.refused_while_full = true,
+                DiskOp::Full(_) => {
+                    stage.happened(Rare::FullRefused);
+                    self.refused_while_full = true;
+                }
                 _ => {}
             }
             lent.books.shelves[self.node.0].watch(stage, op, stage_wall(stage, self.skew));
@@ -414,10 +410,10 @@ impl BrokerNode {
         }
     }
 
-    pub(crate) fn boot(&mut self, lent: &mut Lent<'_>) -> Outcome {
+    pub(crate) fn boot(&mut self, lent: &mut Lent<'_>) {
         self.booting = false;
         if self.running.is_some() {
-            return Outcome::default();
+            return;
         }
         self.life += 1;
         let fuse = if lent.shape.healed || !self.chance.one_in(4) { 0 } else { 1 + self.chance.below(30) as u32 };
@@ -428,7 +424,7 @@ impl BrokerNode {
         let mut ops = Vec::new();
         self.disk.take_ops(&mut ops);
         for op in &ops {
-            lent.stage.line(format_args!("disk: {op:?}"));
+            lent.stage.line(format_args!("disk: {op}"));
             lent.books.shelves[self.node.0].watch(lent.stage, op, now.wall.0);
         }
         let (store, recovered) = match opened {
@@ -457,7 +453,7 @@ impl BrokerNode {
             Ok(core) => core,
             Err(error) => {
                 lent.stage.blame("open", format!("the broker's tables cannot be built: {error}"));
-                return Outcome::default();
+                return;
             }
         };
         lent.net.set_life(self.node, Some(self.life));
@@ -466,11 +462,12 @@ impl BrokerNode {
         self.running = Some(Running { host, files, reader, flush, background, stopping: false });
         self.note_emptied(lent);
         lent.stage.after(SECOND, Due::Space { node: self.node, life: self.life });
-        self.settle(lent)
+        self.settle(lent);
     }
 
     fn note_snapshot(&self, stage: &mut Stage, ops: &[DiskOp], loaded: bool) {
-        let opened = ops.iter().filter(|op| matches!(op, DiskOp::Open(path) if path.starts_with("keepmq/meta-"))).count();
+        let opened =
+            ops.iter().filter(|op| matches!(op, DiskOp::Open(path) if path.starts_with("keepmq/meta-"))).count();
         if loaded {
             stage.happened(Rare::SnapshotLoaded);
             if opened > 1 {
@@ -479,14 +476,13 @@ impl BrokerNode {
         }
     }
 
-    fn died_in_recovery(&mut self, lent: &mut Lent<'_>) -> Outcome {
+    fn died_in_recovery(&mut self, lent: &mut Lent<'_>) {
         let power = self.chance.one_in(2);
         lent.stage.happened(if power { Rare::CutInRecovery } else { Rare::KilledInRecovery });
         self.crash(lent, power);
-        Outcome::default()
     }
 
-    fn not_opened(&mut self, lent: &mut Lent<'_>, error: &OpenError, ops: &[DiskOp]) -> Outcome {
+    fn not_opened(&mut self, lent: &mut Lent<'_>, error: &OpenError, ops: &[DiskOp]) {
         lent.stage.line(format_args!("{:?} cannot open its store: {error}", self.node));
         if self.disk.fuse_blown() {
             return self.died_in_recovery(lent);
@@ -503,7 +499,6 @@ impl BrokerNode {
         }
         self.disk = self.disk.killed();
         self.boot_later(lent.stage);
-        Outcome::default()
     }
 
     /// The process is gone, or the power.
@@ -544,7 +539,7 @@ impl BrokerNode {
         lent.net.process_ended(lent.stage, self.node, power);
     }
 
-    fn exit(&mut self, lent: &mut Lent<'_>, exit: &Exit) -> Outcome {
+    fn exit(&mut self, lent: &mut Lent<'_>, exit: &Exit) {
         self.note_ops(lent);
         lent.stage.line(format_args!("{:?} exits: {exit:?}", self.node));
         match exit {
@@ -560,9 +555,6 @@ impl BrokerNode {
                 if self.state == Wanted::Rotting {
                     self.rot(lent);
                 }
-                if self.state == Wanted::Retired {
-                    return Outcome { left_for_good: true };
-                }
             }
             Exit::Disk(why) => {
                 if !self.broken {
@@ -575,23 +567,22 @@ impl BrokerNode {
             }
         }
         self.boot_later(lent.stage);
-        Outcome::default()
     }
 
     /// An operator stops it.
-    pub(crate) fn stop(&mut self, lent: &mut Lent<'_>, then: Wanted) -> Outcome {
+    pub(crate) fn stop(&mut self, lent: &mut Lent<'_>, then: Wanted) {
         if self.state != Wanted::Running {
-            return Outcome::default();
+            return;
         }
         self.state = then;
         let Some(running) = self.running.as_mut().filter(|running| !running.stopping) else {
-            return Outcome { left_for_good: then == Wanted::Retired };
+            return;
         };
         running.stopping = true;
         running.host.event(lent.stage, Event::Stop);
         lent.stage.line(format_args!("{:?} is asked to stop", self.node));
         lent.stage.after(60 * SECOND, Due::MustHaveStopped { node: self.node, life: self.life });
-        self.settle(lent)
+        self.settle(lent);
     }
 
     pub(crate) fn must_have_stopped(&mut self, lent: &mut Lent<'_>, life: u32) {
@@ -606,7 +597,8 @@ impl BrokerNode {
         let dir = if self.chance.one_in(4) { "keepmq" } else { "commitlog" };
         let files = self.disk.files(dir);
         let used = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        let files: Vec<_> = files.into_iter().map(|(name, bytes)| (name, used(&bytes))).filter(|(_, used)| *used > 0).collect();
+        let files: Vec<_> =
+            files.into_iter().map(|(name, bytes)| (name, used(&bytes))).filter(|(_, used)| *used > 0).collect();
         if files.is_empty() {
             return;
         }
@@ -665,6 +657,14 @@ impl BrokerNode {
         self.boot_later(stage);
     }
 
+    /// Starts it again when everything else is over, to see what it has kept.
+    pub(crate) fn wake(&mut self, lent: &mut Lent<'_>) {
+        if self.state == Wanted::Retired {
+            self.state = Wanted::Running;
+            self.boot(lent);
+        }
+    }
+
     // ---- the simulator asks ---------------------------------------------------------------------------------------------
 
     pub(crate) fn probe(&mut self, lent: &mut Lent<'_>, request: &Request<'_>) -> Option<Response> {
@@ -680,12 +680,12 @@ impl BrokerNode {
         Speaker { broker: self.node.0, life: self.life }
     }
 
-    /// Reads a queue from its minimum to its maximum. Gives its bounds.
+    /// Whether it was refused space at some time.
     pub(crate) fn refused_for_space(&self) -> bool {
         self.refused_while_full
     }
 
-    /// The state of the queue table, for a text.
+    /// Whether the topic has ever held a message.
     pub(crate) fn knows(&self, topic: &str) -> bool {
         (0..QUEUES).any(|queue| key(topic, queue).and_then(|queue| self.bounds(queue)).is_some())
     }

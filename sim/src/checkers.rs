@@ -168,7 +168,10 @@ impl Books {
             let record = match found {
                 Ok(Found::Record(record)) => record,
                 other => {
-                    stage.blame("bad-bytes", format!("a pull from {queue:?} at {from} gave what is no record: {other:?}"));
+                    stage.blame(
+                        "bad-bytes",
+                        format!("a pull from {queue:?} at {from} gave what is no record: {other:?}"),
+                    );
                     return next;
                 }
             };
@@ -177,7 +180,10 @@ impl Books {
             let in_order = if filtered { offset >= next } else { offset == next };
             if !in_order || key(record.topic, record.queue_id) != Some(queue) {
                 let (topic, id) = (record.topic, record.queue_id);
-                stage.blame("order", format!("a pull from {queue:?} at {next} gave offset {offset} of {topic} queue {id}"));
+                stage.blame(
+                    "order",
+                    format!("a pull from {queue:?} at {next} gave offset {offset} of {topic} queue {id}"),
+                );
             }
             next = offset + 1;
             self.seen(stage, by, queue, &record);
@@ -277,7 +283,10 @@ impl Shelf {
                 let keep = i64::try_from(self.keep_ms).unwrap_or(i64::MAX);
                 if self.latest_wall.saturating_sub(newest) < keep {
                     let age = self.latest_wall - newest;
-                    stage.blame("retention", format!("{path} is removed when its newest message is {age} ms old; {keep} are kept"));
+                    stage.blame(
+                        "retention",
+                        format!("{path} is removed when its newest message is {age} ms old; {keep} are kept"),
+                    );
                 }
             }
             _ => {}
@@ -341,11 +350,15 @@ impl Shelf {
         if end < must {
             stage.blame(
                 "kept-not-lost",
-                format!("the log ends at {end} after recovery, {} bytes were cut; kept was everything before {must}", recovered.cut),
+                format!(
+                    "the log ends at {end} after recovery, {} bytes were cut; kept was everything before {must}",
+                    recovered.cut
+                ),
             );
         }
         if end > appended && !self.rotten {
-            stage.blame("log-is-prefix", format!("the log ends at {end} after recovery; only {appended} were appended"));
+            stage
+                .blame("log-is-prefix", format!("the log ends at {end} after recovery; only {appended} were appended"));
         }
         let mut excused = Vec::new();
         if must < commit && end < commit {
@@ -390,7 +403,10 @@ impl Shelf {
             let old = before.segments.iter().find(|(known, _)| known == start);
             let old = old.and_then(|(_, bytes)| bytes.get(within(*start)));
             if old != Some(&bytes[within(*start)]) {
-                stage.blame("log-is-prefix", format!("segment {start} differs between {from} and {to} from what was written"));
+                stage.blame(
+                    "log-is-prefix",
+                    format!("segment {start} differs between {from} and {to} from what was written"),
+                );
             }
         }
         let torn_at = before.segments.iter().find(|(start, bytes)| (*start..start + bytes.len() as u64).contains(&end));
@@ -428,7 +444,8 @@ impl Shelf {
             });
         }
         if let Some((at, message)) = kept.next() {
-            wrong = Some(("kept-not-lost", format!("{message:?} was answered with position {at}; no record begins there")));
+            wrong =
+                Some(("kept-not-lost", format!("{message:?} was answered with position {at}; no record begins there")));
         }
         if reached != end && end > min {
             wrong = Some(("log-unreadable", format!("the log can be read up to {reached}, recovery says {end}")));

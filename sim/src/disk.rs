@@ -4,6 +4,7 @@
 use keepmq_store::{Disk, File};
 use keepmq_world::Chance;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -53,6 +54,23 @@ pub(crate) enum DiskOp {
     Truncate(Arc<str>, u64),
     Failed(&'static str, Arc<str>),
     Full(Arc<str>),
+}
+
+impl fmt::Display for DiskOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(path) => write!(f, "open {path}"),
+            Self::Create(path, len) => write!(f, "create {path}, {len} bytes"),
+            Self::Rename(from, to) => write!(f, "rename {from} to {to}"),
+            Self::Remove(path, _) => write!(f, "remove {path}"),
+            Self::SyncDir(path) => write!(f, "sync folder {path:?}"),
+            Self::Write(path, at, len) => write!(f, "write {path} at {at}, {len} bytes"),
+            Self::Sync(path) => write!(f, "sync {path}"),
+            Self::Truncate(path, len) => write!(f, "truncate {path} to {len}"),
+            Self::Failed(call, path) => write!(f, "{call} of {path} fails"),
+            Self::Full(path) => write!(f, "no space for {path}"),
+        }
+    }
 }
 
 struct State {

@@ -116,10 +116,10 @@ impl Scenario {
             broker_timeout_ms: *chance.pick(&[20_000, 120_000]),
             auto_create: !chance.one_in(6),
             max_parked: if chance.one_in(10) { 2 } else { 1000 },
-            sends: 15 + chance.below(60) as u32,
+            sends: 10 + chance.below(40) as u32,
             body: *chance.pick(&[60, 400, 2_000, 6_000]),
             pause: if burst { 6 * MILLI } else { *chance.pick(&[60, 250]) * MILLI },
-            heal_at: SECOND * (4 + chance.below(16)),
+            heal_at: SECOND * (3 + chance.below(9)),
             chaos: Vec::new(),
         };
         scenario.plan(kinds, chance);

@@ -65,7 +65,11 @@ pub(crate) enum Left<W> {
     Work(W),
     Exit(Exit),
     /// Not to be done, only to be known: a request of this code was answered.
-    Answered { link: LinkId, code: i32, response_code: i32 },
+    Answered {
+        link: LinkId,
+        code: i32,
+        response_code: i32,
+    },
 }
 
 impl<C: Core> Host<C> {
@@ -272,7 +276,10 @@ impl<C: Core> Host<C> {
         let Some(code) = self.asked.remove(&(to.conn, to.opaque)) else {
             if net.open_at_acceptor(link) && !self.inbox.iter().any(|(on, _)| *on == link) {
                 let (conn, opaque) = (to.conn, to.opaque);
-                stage.blame("one-answer", format!("{conn:?} asked nothing numbered {opaque}, or has its answer already"));
+                stage.blame(
+                    "one-answer",
+                    format!("{conn:?} asked nothing numbered {opaque}, or has its answer already"),
+                );
             }
             return None;
         };

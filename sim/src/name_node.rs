@@ -51,12 +51,8 @@ pub(crate) struct BrokerFacts<'u> {
 
 impl NameNode {
     pub(crate) fn new(node: NodeId, broker_timeout: Duration, chance: Chance) -> Self {
-        let config = NameServerConfig {
-            broker_timeout,
-            scan_every: Duration::from_secs(5),
-            max_brokers: 100,
-            max_topics: 1000,
-        };
+        let config =
+            NameServerConfig { broker_timeout, scan_every: Duration::from_secs(5), max_brokers: 100, max_topics: 1000 };
         Self {
             node,
             config,
@@ -193,20 +189,31 @@ impl NameNode {
             let fresh = broker.life == Some(confirmed.life) && lent.stage.now < confirmed.at + timeout;
             if fresh && !lists(&info, broker) {
                 let name = broker.name;
-                lent.stage.blame("routes", format!("{:?} has forgotten {name}, which it has confirmed: {confirmed:?}", self.node));
+                lent.stage.blame(
+                    "routes",
+                    format!("{:?} has forgotten {name}, which it has confirmed: {confirmed:?}", self.node),
+                );
             }
         }
     }
 
     /// In the end: every broker that serves is listed with its address and its topics, no other is.
-    pub(crate) fn check_converged(&mut self, lent: &mut Lent<'_>, brokers: &[BrokerFacts<'_>], topics: &[(NodeId, &str)]) {
+    pub(crate) fn check_converged(
+        &mut self,
+        lent: &mut Lent<'_>,
+        brokers: &[BrokerFacts<'_>],
+        topics: &[(NodeId, &str)],
+    ) {
         let Some(info) = self.cluster(lent) else {
             return lent.stage.blame("routes", format!("{:?} does not tell what it knows", self.node));
         };
         for broker in brokers {
             match (broker.life.is_some(), info.broker_addr_table.contains_key(broker.name)) {
                 (true, _) if !lists(&info, broker) => {
-                    lent.stage.blame("routes", format!("{:?} does not list {} at {}: {info:?}", self.node, broker.name, broker.address));
+                    lent.stage.blame(
+                        "routes",
+                        format!("{:?} does not list {} at {}: {info:?}", self.node, broker.name, broker.address),
+                    );
                 }
                 (false, true) => {
                     lent.stage.blame("routes", format!("{:?} still lists {}, which is gone", self.node, broker.name));
@@ -216,13 +223,18 @@ impl NameNode {
             }
         }
         for (node, topic) in topics {
-            let Some(broker) = brokers.iter().find(|broker| broker.node == *node && broker.life.is_some()) else { continue };
+            let Some(broker) = brokers.iter().find(|broker| broker.node == *node && broker.life.is_some()) else {
+                continue;
+            };
             let request = Request::RouteInfo(RouteInfo { topic: (*topic).into(), standard_json: Some(true) });
             let response = self.probe(lent, &request);
             let body: Vec<u8> = response.iter().flat_map(|response| response.body.iter().flatten().copied()).collect();
             let route = json::parse::<RouteData>(&body).unwrap_or_default();
             if !route.queue_datas.iter().any(|queue| queue.broker_name == broker.name) {
-                lent.stage.blame("routes", format!("{:?} has no route to {topic} at {}: {response:?}", self.node, broker.name));
+                lent.stage.blame(
+                    "routes",
+                    format!("{:?} has no route to {topic} at {}: {response:?}", self.node, broker.name),
+                );
             }
         }
     }

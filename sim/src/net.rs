@@ -173,6 +173,7 @@ impl Net {
         match item {
             Item::Syn if cut_off => {
                 link.dead = true;
+                link.lanes[lane].clear();
                 let delay = stage.delay(SECOND, 3 * SECOND);
                 stage.after(delay, Due::Reset { link: id, acceptor: false });
                 None
@@ -230,7 +231,8 @@ impl Net {
 
     /// The process at `node` is gone. Its system says goodbye for it, or cannot when the power is gone.
     pub(crate) fn process_ended(&mut self, stage: &mut Stage, node: NodeId, power_cut: bool) {
-        let ids: Vec<LinkId> = self.links.iter().filter(|(_, l)| l.ends.iter().any(|e| e.node == node)).map(|(id, _)| *id).collect();
+        let ids: Vec<LinkId> =
+            self.links.iter().filter(|(_, l)| l.ends.iter().any(|e| e.node == node)).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(link) = self.links.get_mut(&id) else { continue };
             let mine = usize::from(link.ends[ACCEPTOR].node == node);

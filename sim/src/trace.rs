@@ -84,7 +84,7 @@ rare! {
     CutInRecovery = "the power was cut inside a recovery",
     KilledInRecovery = "the process was killed inside a recovery",
     Fenced = "an I/O error fenced the store",
-    FullRefused = "a full disk refused a message",
+    FullRefused = "a full disk refused a new file",
     FullRecovered = "a disk that was full took messages again",
     BusyRefused = "SYSTEM_BUSY was answered",
     FlushTimeout = "FLUSH_DISK_TIMEOUT was answered",
@@ -130,7 +130,9 @@ mod tests {
         };
         let one = hash(&[(1, "a"), (2, "b")]);
         assert_eq!(one, hash(&[(1, "a"), (2, "b")]));
-        for other in [&[(1, "b"), (2, "a")][..], &[(1, "a"), (3, "b")], &[(1, "a")], &[(1, "ab")], &[(1, "a"), (2, "b\0")]] {
+        for other in
+            [&[(1, "b"), (2, "a")][..], &[(1, "a"), (3, "b")], &[(1, "a")], &[(1, "ab")], &[(1, "a"), (2, "b\0")]]
+        {
             assert_ne!(one, hash(other), "{other:?}");
         }
     }

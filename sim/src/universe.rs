@@ -1,7 +1,7 @@
 //! One universe: a seed, a clock, an agenda, and everybody in it. It runs until the clients have finished after everything
 //! was well again, or until a checker has found something.
 
-use crate::broker_node::{BrokerNode, Outcome, Wanted};
+use crate::broker_node::{BrokerNode, Wanted};
 use crate::checkers::{Books, Shelf, id_of, key};
 use crate::faults::{Chaos, Demand, Scenario};
 use crate::host::Directory;
@@ -145,7 +145,7 @@ impl Universe {
     }
 
     /// One broker, and what it is lent.
-    fn broker(&mut self, node: NodeId, act: impl FnOnce(&mut BrokerNode, &mut Lent<'_>) -> Outcome) {
+    fn broker(&mut self, node: NodeId, act: impl FnOnce(&mut BrokerNode, &mut Lent<'_>)) {
         let shape = self.shape();
         let mut lent = Lent {
             stage: &mut self.stage,
@@ -154,10 +154,7 @@ impl Universe {
             directory: &self.directory,
             shape,
         };
-        let broker = &mut self.brokers[node.0];
-        if act(broker, &mut lent).left_for_good {
-            lent.stage.line(format_args!("{node:?} is gone for good"));
-        }
+        act(&mut self.brokers[node.0], &mut lent);
     }
 
     fn name_server(&mut self, node: NodeId, act: impl FnOnce(&mut NameNode, &mut Lent<'_>, &[BrokerFacts<'_>])) {
@@ -195,7 +192,11 @@ impl Universe {
 
     fn handle(&mut self, due: Due) {
         match &due {
-            Due::Arrive { .. } | Due::Tick { .. } | Due::AnswerLate { .. } | Due::CallLate { .. } | Due::Step { .. } => {}
+            Due::Arrive { .. }
+            | Due::Tick { .. }
+            | Due::AnswerLate { .. }
+            | Due::CallLate { .. }
+            | Due::Step { .. } => {}
             due => self.stage.line(format_args!("{due:?}")),
         }
         match due {
@@ -223,10 +224,7 @@ impl Universe {
             Due::Read { node, life, serve } => self.broker(node, |b, lent| b.read(lent, life, &serve)),
             Due::Boot { node } if self.is_broker(node) => self.broker(node, BrokerNode::boot),
             Due::Boot { node } => self.name_server(node, |n, lent, _| n.boot(lent)),
-            Due::MustHaveStopped { node, life } => self.broker(node, |b, lent| {
-                b.must_have_stopped(lent, life);
-                Outcome::default()
-            }),
+            Due::MustHaveStopped { node, life } => self.broker(node, |b, lent| b.must_have_stopped(lent, life)),
             Due::Space { node, life } => self.broker(node, |b, lent| {
                 b.look_at_space(lent.stage);
                 b.space(lent, life)
@@ -242,10 +240,7 @@ impl Universe {
     fn arrived(&mut self, Arrival { node, link, news }: Arrival) {
         self.stage.line(format_args!("{node:?} gets {} on {link:?}", news.name()));
         if self.is_broker(node) {
-            self.broker(node, |b, lent| {
-                b.arrived(lent, link, news);
-                Outcome::default()
-            });
+            self.broker(node, |b, lent| b.arrived(lent, link, news));
         } else if self.is_name_server(node) {
             self.name_server(node, |n, lent, facts| n.arrived(lent, link, news, facts));
         } else {
@@ -261,15 +256,7 @@ impl Universe {
         match chaos {
             Chaos::Kill(node) => self.crash(node, false),
             Chaos::PowerCut(node) => self.crash(node, true),
-            Chaos::Stop(node) => self.broker(node, |b, lent| {
-                let outcome = b.stop(lent, Wanted::Retired);
-                // It is to come back: only the process ends.
-                b.state = Wanted::Running;
-                if b.life().is_none() {
-                    b.boot_later(lent.stage);
-                }
-                outcome
-            }),
+            Chaos::Stop(node) => self.broker(node, |b, lent| b.stop(lent, Wanted::Running)),
             Chaos::Retire(node) => self.broker(node, |b, lent| b.stop(lent, Wanted::Retired)),
             Chaos::Rot(node) => self.broker(node, |b, lent| b.stop(lent, Wanted::Rotting)),
             Chaos::NameServer(node) => self.name_server(node, |n, lent, _| n.crash(lent)),
@@ -296,10 +283,7 @@ impl Universe {
     }
 
     fn crash(&mut self, node: NodeId, power: bool) {
-        self.broker(node, |b, lent| {
-            b.crash(lent, power);
-            Outcome::default()
-        });
+        self.broker(node, |b, lent| b.crash(lent, power));
     }
 
     fn heal(&mut self) {
@@ -368,17 +352,20 @@ impl Universe {
     fn end(&mut self) {
         self.finished = true;
         for nth in 0..self.brokers.len() {
+            if self.brokers[nth].serves() && !self.brokers[nth].is_registered() {
+                let name = self.brokers[nth].name();
+                let what = format!("{name} does not know that it is registered");
+                self.stage.blame("routes", what);
+            }
+        }
+        self.check_routes();
+        for nth in 0..self.brokers.len() {
+            self.broker(NodeId(nth), BrokerNode::wake);
             if self.brokers[nth].serves() {
-                if !self.brokers[nth].is_registered() {
-                    let name = self.brokers[nth].name();
-                    let what = format!("{name} does not know that it is registered");
-                    self.stage.blame("routes", what);
-                }
                 self.last_message(nth);
                 self.read_everything(nth);
             }
         }
-        self.check_routes();
         // A last time: what the log holds, byte for byte.
         for nth in 0..self.brokers.len() {
             if self.brokers[nth].serves() {
@@ -420,7 +407,6 @@ impl Universe {
         let mut code = None;
         self.broker(NodeId(nth), |b, lent| {
             code = b.probe(lent, &request).map(|response| response.code);
-            Outcome::default()
         });
         // Without an answer it waits for the flush, which is a promise to store it; a refusal must say that there is no such topic.
         match code.and_then(ResponseCode::from_wire) {
@@ -447,7 +433,6 @@ impl Universe {
         let mut response = None;
         self.broker(NodeId(nth), |b, lent| {
             response = b.probe(lent, request);
-            Outcome::default()
         });
         response
     }
@@ -500,7 +485,9 @@ impl Universe {
             let after = self.books.pulled(&mut self.stage, by, key, at, false, &bytes);
             self.observe(&bytes, &name);
             if after == at {
-                return self.stage.blame("read", format!("a pull from {topic} queue {queue} at {at} of {max} gives nothing"));
+                return self
+                    .stage
+                    .blame("read", format!("a pull from {topic} queue {queue} at {at} of {max} gives nothing"));
             }
             at = after;
         }

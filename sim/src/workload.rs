@@ -12,8 +12,8 @@ use keepmq_protocol::frame::{self, FRAME_MAX, Form};
 use keepmq_protocol::message::{BatchItem, property, push, push_batch_item};
 use keepmq_protocol::record::crc;
 use keepmq_protocol::request::{
-    ConsumerList, CreateTopic, DeleteTopic, EarliestTime, MaxOffset, MinOffset, Pull, QueryOffset, RouteInfo, SearchOffset,
-    Send, SendHeader, SendVia, TopicStats, UpdateOffset, ViewMessage,
+    ConsumerList, CreateTopic, DeleteTopic, EarliestTime, MaxOffset, MinOffset, Pull, QueryOffset, RouteInfo,
+    SearchOffset, Send, SendHeader, SendVia, TopicStats, UpdateOffset, ViewMessage,
 };
 use keepmq_protocol::{Request, Response, ResponseCode, Topic};
 use std::collections::{BTreeMap, BTreeSet};
@@ -146,7 +146,8 @@ impl Client {
 
     /// Does one thing, and comes back after a pause.
     pub(crate) fn act(&mut self, lent: &mut Lent<'_>) {
-        let pause = lent.stage.delay(MILLI, lent.shape.pause);
+        let longest = if self.sends > 0 { lent.shape.pause } else { 400 * MILLI };
+        let pause = lent.stage.delay(MILLI, longest);
         lent.stage.after(pause, Due::Client { node: self.node });
         self.read(lent);
         if self.waiting.len() >= WINDOW {
@@ -283,7 +284,8 @@ impl Client {
         if via != SendVia::Batch {
             push(&mut properties, property::UNIQ_KEY, &key);
             if chance.one_in(2) {
-                push(&mut properties, property::TAGS, chance.pick(&["red", "green", "blue"]));
+                let tag: &str = *chance.pick(&["red", "green", "blue"]);
+                push(&mut properties, property::TAGS, tag);
             }
             match chance.below(40) {
                 0 => push(&mut properties, property::DELAY, "3"),
@@ -424,7 +426,10 @@ impl Client {
     /// No answer in time.
     pub(crate) fn late(&mut self, lent: &mut Lent<'_>, opaque: i32) {
         let Some(waiting) = self.waiting.remove(&opaque) else { return };
-        if lent.shape.healed && lent.stage.now > waiting.since + PATIENCE - 1 && self.links.contains_key(&NodeId(waiting.broker)) {
+        if lent.shape.healed
+            && lent.stage.now > waiting.since + PATIENCE - 1
+            && self.links.contains_key(&NodeId(waiting.broker))
+        {
             let since = waiting.since as f64 / 1e9;
             lent.stage.blame("liveness", format!("no answer to {:?}/{opaque}, asked at {since} s", waiting.link));
         }
@@ -497,7 +502,9 @@ impl Client {
                 self.pull_answered(lent, by, reader, from, &response);
                 let waited = lent.stage.now - since;
                 match (held, code) {
-                    (Some(_), Some(ResponseCode::Success)) if waited > 60 * MILLI => lent.stage.happened(Rare::LongPollWoken),
+                    (Some(_), Some(ResponseCode::Success)) if waited > 60 * MILLI => {
+                        lent.stage.happened(Rare::LongPollWoken)
+                    }
                     (Some(held), Some(ResponseCode::PullNotFound)) if waited >= held => {
                         lent.stage.happened(Rare::LongPollTimedOut);
                     }
@@ -575,7 +582,8 @@ impl Client {
                 }
                 for (id, _) in &parcel.items {
                     // An earlier try may have been kept.
-                    let answer = if parcel.tries == 0 { Answer::Refused { code: code as i32 } } else { Answer::Unknown };
+                    let answer =
+                        if parcel.tries == 0 { Answer::Refused { code: code as i32 } } else { Answer::Unknown };
                     lent.books.note(stage, Entry::Answered { id: *id, answer });
                 }
             }
@@ -587,14 +595,17 @@ impl Client {
         let reader = &mut self.readers[nth];
         let stage = &mut *lent.stage;
         let next = response.field::<i64>("nextBeginOffset").ok().and_then(|next| u64::try_from(next).ok());
-        let mut pause = 200 * MILLI;
+        let mut pause = SECOND;
         match ResponseCode::from_wire(response.code) {
             Some(ResponseCode::Success) => {
                 let bytes: Vec<u8> = response.body.iter().flat_map(|piece| piece.iter().copied()).collect();
                 let filtered = reader.filter.is_some();
                 let after = lent.books.pulled(stage, by, reader.queue, from, filtered, &bytes);
                 if next.is_none_or(|next| if filtered { next < after } else { next != after }) {
-                    stage.blame("order", format!("a pull from {from} gave messages up to {after} and says to go on at {next:?}"));
+                    stage.blame(
+                        "order",
+                        format!("a pull from {from} gave messages up to {after} and says to go on at {next:?}"),
+                    );
                 }
                 reader.at = next;
                 pause = 20 * MILLI;
@@ -646,15 +657,20 @@ impl Client {
         let reader = &mut self.readers[nth];
         let offset = response.field::<i64>("offset").ok();
         // What the contract let go since the question was asked is no longer demanded.
-        let confirmed = confirmed.filter(|_| lent.books.confirmed_offset(by.broker, &reader.group, reader.queue).is_some());
+        let confirmed =
+            confirmed.filter(|_| lent.books.confirmed_offset(by.broker, &reader.group, reader.queue).is_some());
         match (ResponseCode::from_wire(response.code), offset, confirmed) {
             (Some(ResponseCode::Success), Some(offset), confirmed) => {
                 let least = confirmed.map_or(0, |(offset, _)| offset);
-                if offset < least || offset > reader.highest.max(0) {
+                // A topic made again goes on where it was, and so begin those who have no offset there.
+                let most = if reader.queue.0 == DELETED { i64::MAX } else { reader.highest.max(0) };
+                if offset < least || offset > most {
                     let (group, queue, highest) = (&reader.group, reader.queue, reader.highest);
                     lent.stage.blame(
                         "offset-kept",
-                        format!("{group} at {queue:?} is said to be at {offset}; confirmed was {least}, asked for {highest}"),
+                        format!(
+                            "{group} at {queue:?} is said to be at {offset}; confirmed was {least}, asked for {highest}"
+                        ),
                     );
                 }
                 if confirmed.is_some_and(|(_, life)| life < by.life) {

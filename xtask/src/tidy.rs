@@ -12,8 +12,11 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// Says every place at which a project breaks it.
+type Rule = fn(&Project) -> Vec<String>;
+
 /// Every rule.
-pub(crate) const RULES: &[(&str, fn(&Project) -> Vec<String>)] = &[
+pub(crate) const RULES: &[(&str, Rule)] = &[
     ("manifests keep to the floors of ARCHITECTURE.md", floors::manifests),
     ("nothing of the operating system below the waterline", floors::waterline),
     ("the cores' clippy.toml are equal", floors::clippy_files),

@@ -1,6 +1,9 @@
-use keepmq_protocol::Response;
-use keepmq_protocol::frame::Caller;
+use crate::connections::SLOTS;
+use crate::driver::Driver;
+use crate::inbox::{Inbox, Word};
+use crate::sockets::{Sockets, WAKER};
 use keepmq_protocol::seam::{Core, Exit};
+use mio::Waker;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -10,54 +13,14 @@ use std::sync::{Arc, Mutex};
 pub struct NetLimits {
     /// Bytes of a frame.
     pub frame_bytes: usize,
-    /// Connections, of both kinds.
+    /// Connections, of both kinds. Those that we make ourselves count, but are never refused for it. A million at most.
     pub connections: usize,
     /// Unsent bytes of one connection: nothing more is read from it beyond this, and it is cut off at twice as much.
     pub unsent_bytes: usize,
-    /// Bytes of incomplete frames, of all connections together.
+    /// Bytes of incomplete frames, of all connections together. Beyond it the connection that holds the most is closed.
     pub unread_bytes: usize,
     /// Nothing heard and nothing said for so long: closed (RocketMQ: 120 s).
     pub idle: std::time::Duration,
-}
-
-/// What comes to a shard from other threads.
-#[derive(Debug)]
-pub enum Word<D> {
-    /// The core's own work has ended.
-    Done(D),
-    /// A reader has answered.
-    Reply {
-        /// Whom.
-        to: Caller,
-        /// What.
-        response: Response,
-    },
-    /// Free bytes on the store's disk.
-    Space {
-        /// How many.
-        free: u64,
-    },
-    /// Drain, then end. The second one: end at once, after what the core still must do.
-    Stop,
-}
-
-/// Posts words to a shard, from any thread. The shard is woken once for all words that wait.
-pub struct Inbox<D> {
-    words: std::marker::PhantomData<D>,
-}
-
-impl<D> Clone for Inbox<D> {
-    fn clone(&self) -> Self {
-        todo!()
-    }
-}
-
-impl<D> Inbox<D> {
-    /// Posts one.
-    pub fn post(&self, word: Word<D>) {
-        let _ = word;
-        todo!()
-    }
 }
 
 /// Carries out a core's own work.
@@ -68,20 +31,26 @@ pub trait Hands<C: Core>: Send {
 
 /// One event loop with its connections.
 pub struct Shard<D> {
+    sockets: Sockets,
     inbox: Inbox<D>,
 }
 
 impl<D: Send + 'static> Shard<D> {
     /// Without listeners yet.
     pub fn new(limits: NetLimits) -> io::Result<Self> {
-        let _ = limits;
-        todo!()
+        assert!(
+            limits.connections <= SLOTS,
+            "a shard has room for {SLOTS} connections, not for {}",
+            limits.connections
+        );
+        let sockets = Sockets::new(limits)?;
+        let inbox = Inbox::new(Waker::new(sockets.registry(), WAKER)?);
+        Ok(Self { sockets, inbox })
     }
 
     /// Listens; the answer is the address with the port that was really bound.
     pub fn listen(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
-        let _ = address;
-        todo!()
+        self.sockets.listen(address)
     }
 
     /// For other threads.
@@ -91,7 +60,6 @@ impl<D: Send + 'static> Shard<D> {
 
     /// Drives `core` until it emits `Exit`.
     pub fn run<C: Core<Done = D>, H: Hands<C>>(self, core: &Arc<Mutex<C>>, hands: H) -> io::Result<Exit> {
-        let _ = (core, hands);
-        todo!()
+        Driver::new(self.sockets, self.inbox, hands).run(core)
     }
 }

@@ -6,10 +6,11 @@
 //! ```text
 //!   process ── starts, kills, never leaves one behind          scene ── a broker, its folder and its configuration
 //!   client  ── blocking connection, pipelined                  load ── many of them, every message in the ledger
-//!   kills · power_cuts · hostile · small · interop ── one story each, counted in a Tally
+//!   kills · power_cuts · hostile · small · interop ── one story each, counted in a Tally      bench ── ratios
 //! ```
 #![deny(unsafe_code)]
 
+pub mod bench;
 pub mod client;
 pub mod cut;
 pub mod hostile;

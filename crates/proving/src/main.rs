@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use keepmq_proving::power_cuts::{self, Expected};
 use keepmq_proving::scene::Mode;
 use keepmq_proving::tally::Tally;
-use keepmq_proving::{hostile, interop, kills, small};
+use keepmq_proving::{bench, hostile, interop, kills, small};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -56,6 +56,8 @@ enum Verb {
     Rss,
     /// RocketMQ's own clients. Needs Java and Maven.
     Interop(interop::Options),
+    /// Ours and the prototype alternately.
+    Bench(bench::Options),
     /// RocketMQ's integration tests.
     Acceptance {
         /// The program that runs them.
@@ -89,6 +91,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Verb::Dev => small::dev(&mut tally, &binary)?,
         Verb::Rss => small::rss(&mut tally, &binary)?,
         Verb::Interop(options) => interop::run(&mut tally, &binary, &options)?,
+        Verb::Bench(options) => bench::run(&mut tally, &binary, &options)?,
         Verb::Acceptance { suite } => interop::acceptance(&mut tally, &binary, &suite)?,
     }
     Ok(if tally.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -9,6 +9,8 @@ use crate::tally::Tally;
 use anyhow::{Context, Result, ensure};
 use keepmq_ledger::Finding;
 use keepmq_world::Chance;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -59,6 +61,7 @@ struct Told {
 
 fn story(binary: &Path, folder: &Path, expected: Expected<'_>, count: u64, seed: u64) -> Result<Told> {
     let disk = CutDisk::new(folder, DISK)?;
+    really_cuts(&disk).context("the power cut itself")?;
     let mut scene = Scene::new(binary, folder)?
         .flushing(Mode::Sync)
         .with("mappedFileSizeCommitLog", &SEGMENT)
@@ -100,4 +103,21 @@ fn story(binary: &Path, folder: &Path, expected: Expected<'_>, count: u64, seed:
     restarts.sort_unstable();
     let text = format!("{verdict}; ready again after at most {} ms", restarts.last().copied().unwrap_or_default());
     Ok(Told { losses: verdict.findings.len(), text })
+}
+
+/// A cut that loses nothing would prove nothing: what was synced must be there after it, what was not must be gone.
+fn really_cuts(disk: &CutDisk) -> Result<()> {
+    let path = |name: &str| disk.path().join(name);
+    let mut synced = File::create(path("synced")).context("cannot create a file")?;
+    synced.write_all(b"kept").and_then(|()| synced.sync_all()).context("cannot sync a file")?;
+    File::open(disk.path()).and_then(|folder| folder.sync_all()).context("cannot sync a folder")?;
+    std::fs::write(path("unsynced"), "gone").context("cannot write a file")?;
+    disk.cut()?;
+    drop(synced);
+    disk.restart()?;
+    let found = std::fs::read(path("synced")).context("what was synced is gone")?;
+    ensure!(found == b"kept", "what was synced has become {found:?}");
+    let left = std::fs::read(path("unsynced")).unwrap_or_default();
+    ensure!(left != b"gone", "what was not synced is there: this file system does not lose what it should");
+    Ok(())
 }

@@ -17,6 +17,9 @@ pub(crate) const NEXT: &str = "keepmq/next";
 /// Bytes of sealed chunks that stay in memory for readers.
 const CACHE_BYTES: usize = 16 << 20;
 
+/// A smaller buffer is not worth being filled again.
+const SPARE_BYTES: usize = 256 << 10;
+
 /// Where the segment that begins at `base` lies.
 pub(crate) fn segment_path(base: u64) -> PathBuf {
     PathBuf::from(format!("{LOG_DIR}/{base:020}"))
@@ -69,7 +72,7 @@ impl Chunks {
         while self.bytes > CACHE_BYTES && self.chunks.len() > 1 {
             let old = self.chunks.pop_front().expect("more than one is there");
             self.bytes -= old.bytes.len();
-            if old.bytes.is_unique() {
+            if old.bytes.len() >= SPARE_BYTES && old.bytes.is_unique() {
                 spare = Some(Vec::from(old.bytes));
             }
         }

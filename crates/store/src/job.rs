@@ -29,7 +29,6 @@ pub struct Job {
 }
 
 /// A job has ended.
-#[derive(Debug)]
 pub struct JobDone {
     pub(crate) task: Task,
     pub(crate) outcome: Result<(), JobError>,
@@ -50,7 +49,6 @@ pub struct JobError {
 }
 
 /// What a job is for, and what the store needs to know when it has ended.
-#[derive(Debug)]
 pub(crate) enum Task {
     /// Chunks written; synced, too, up to `synced`.
     Flush { at: u64, upto: u64, bytes: usize, records: u64, synced: u64 },
@@ -86,17 +84,35 @@ pub(crate) struct SnapshotFile {
 /// One call to the disk. The power may fail between any two.
 #[derive(Debug)]
 pub(crate) enum Step {
-    Write { target: Target, at: u64, bytes: Bytes },
-    Zero { target: Target, from: u64, to: u64 },
+    Write {
+        target: Target,
+        at: u64,
+        bytes: Bytes,
+    },
+    Zero {
+        target: Target,
+        from: u64,
+        to: u64,
+    },
     Sync(Target),
-    Create { path: PathBuf, len: u64 },
-    Rename { from: PathBuf, to: PathBuf },
+    Create {
+        path: PathBuf,
+        len: u64,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
     Remove(PathBuf),
     SyncDir(PathBuf),
     CreateDir(PathBuf),
     OpenSegment(u64),
     ForgetSegment(u64),
-    FirstIn { queue: QueueIx, block: BlockRef, min: u64 },
+    FirstIn {
+        queue: QueueIx,
+        block: BlockRef,
+        min: u64,
+    },
     /// The piece of the block log that the task carries.
     Piece,
 }
@@ -254,38 +270,54 @@ impl Target {
 }
 
 impl Task {
-    /// Whether running out of space leaves everything as it was: it reserves, or writes what can be made again.
-    pub(crate) fn may_run_out_of_space(&self) -> bool {
-        matches!(self, Self::Reserve | Self::Snapshot(_) | Self::Export(_) | Self::Checkpoint { .. })
+    /// Whether there was no space, and that left everything as it was: the job reserves, or writes what can be made again.
+    /// Never after a failed sync: then nothing is known.
+    pub(crate) fn may_be_repeated(&self, error: &JobError) -> bool {
+        let harmless = matches!(self, Self::Reserve | Self::Snapshot(_) | Self::Export(_) | Self::Checkpoint { .. });
+        harmless && error.no_space && error.call != "sync"
     }
 }
 
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: ", self.lane)?;
-        match &self.task {
-            Task::Flush { at, upto, bytes, records, synced } => {
-                write!(f, "flush {records} records, {bytes} bytes, {at}..{upto}, synced {synced}")?;
-            }
-            Task::Sync { upto } => write!(f, "sync to {upto}")?,
-            Task::Reserve => f.write_str("reserve the next segment")?,
-            Task::Zero { base, from, to } => write!(f, "zero {from}..{to} of {base:?}")?,
-            Task::Checkpoint { slot, piece } => {
-                write!(f, "checkpoint {} at {}", slot.sequence, slot.durable)?;
-                if let Some(piece) = piece {
-                    write!(f, ", blocks {}:{} +{}", piece.file, piece.at, piece.bytes.len())?;
-                }
-            }
-            Task::Snapshot(file) => {
-                write!(f, "snapshot {} at {}, {} bytes", file.generation, file.at, file.bytes.len())?;
-            }
-            Task::Export(files) => {
-                f.write_str("export")?;
-                files.iter().try_for_each(|(name, bytes)| write!(f, " {name} ({} bytes)", bytes.len()))?;
-            }
-            Task::Survey { min, .. } => write!(f, "survey {min}")?,
-            Task::Retire { bases, .. } => write!(f, "retire {bases:?}")?,
+        write!(f, "{:?}: {:?}, {} steps", self.lane, self.task, self.steps.len())
+    }
+}
+
+impl fmt::Debug for JobDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.outcome {
+            Ok(()) => write!(f, "{:?}: done", self.task),
+            Err(error) => write!(f, "{:?}: {error}", self.task),
         }
-        write!(f, ", {} steps", self.steps.len())
+    }
+}
+
+/// One line, without the bytes: it stands in every trace.
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flush { at, upto, bytes, records, synced } => {
+                write!(f, "flush {records} records, {bytes} bytes, {at}..{upto}, synced {synced}")
+            }
+            Self::Sync { upto } => write!(f, "sync to {upto}"),
+            Self::Reserve => f.write_str("reserve the next segment"),
+            Self::Zero { base: Some(base), from, to } => write!(f, "zero {from}..{to} of segment {base}"),
+            Self::Zero { base: None, from, to } => write!(f, "zero {from}..{to} of the next segment"),
+            Self::Checkpoint { slot, piece: None } => write!(f, "checkpoint {} at {}", slot.sequence, slot.durable),
+            Self::Checkpoint { slot, piece: Some(BlockWrite { file, at, bytes, .. }) } => {
+                let (sequence, durable, len) = (slot.sequence, slot.durable, bytes.len());
+                write!(f, "checkpoint {sequence} at {durable}, {len} bytes of blocks at {at} of {file}")
+            }
+            Self::Snapshot(SnapshotFile { generation, at, bytes, .. }) => {
+                write!(f, "snapshot {generation} at {at}, {} bytes", bytes.len())
+            }
+            Self::Export(files) => {
+                f.write_str("export")?;
+                files.iter().try_for_each(|(name, bytes)| write!(f, " {name} ({} bytes)", bytes.len()))
+            }
+            Self::Survey { min, .. } => write!(f, "survey the queues at {min}"),
+            Self::Retire { bases, .. } => write!(f, "remove segments {bases:?}"),
+        }
     }
 }

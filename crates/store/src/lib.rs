@@ -9,6 +9,15 @@
 //! ```text
 //!   append ──▶ open buffer ──seal──▶ Job ──run: write, sync──▶ JobDone ──▶ written, synced ──▶ commit ──▶ visible
 //! ```
+//! On disk, below the store's root (each file's bytes stand beside its code):
+//!
+//! ```text
+//!   commitlog/<position, 20 digits>   segments, byte for byte as RocketMQ has them
+//!   keepmq/identity                   whose store it is             keepmq/next               the reserved next segment
+//!   keepmq/checkpoint                 how far it is durable         keepmq/queues-<8 digits>  block log of the queues
+//!   keepmq/meta-<20 digits>           snapshot: tables, directory of the queues
+//!   checkpoint, abort, config/*.json  exports for RocketMQ, never read
+//! ```
 //! A [`LogReader`] reads what is committed, from any thread. Queues, snapshots and Java's files are derived from the log and
 //! can be made again by reading it.
 //!

@@ -283,7 +283,8 @@ mod tests {
 
     fn samples() -> Vec<MetaRecord> {
         let topic = TopicConfig { topic_name: "T".to_owned(), order: true, ..TopicConfig::default() };
-        let group = SubscriptionGroup { group_name: "g".to_owned(), retry_max_times: -1, ..SubscriptionGroup::default() };
+        let group =
+            SubscriptionGroup { group_name: "g".to_owned(), retry_max_times: -1, ..SubscriptionGroup::default() };
         vec![
             MetaRecord::Topic(topic),
             MetaRecord::TopicDeleted("%RETRY%g".to_owned()),
@@ -317,12 +318,22 @@ mod tests {
 
     #[test]
     fn a_later_format_is_refused_with_a_reason() {
-        assert_eq!(MetaRecord::decode(&[2, 1]), Err(MetaError("it has version 2, this program reads version 1".to_owned())));
+        assert_eq!(
+            MetaRecord::decode(&[2, 1]),
+            Err(MetaError("it has version 2, this program reads version 1".to_owned()))
+        );
         assert!(MetaRecord::decode(&[1, 99]).is_err_and(|e| e.0.contains("kind 99")));
     }
 
     fn a_snapshot() -> Snapshot {
-        Snapshot { generation: 7, store_id: *b"0123456789abcdef", at: 900, log_min: 100, queues: vec![1; 9], tables: vec![2; 5] }
+        Snapshot {
+            generation: 7,
+            store_id: *b"0123456789abcdef",
+            at: 900,
+            log_min: 100,
+            queues: vec![1; 9],
+            tables: vec![2; 5],
+        }
     }
 
     #[test]

@@ -210,7 +210,8 @@ impl<D: Disk> LogReader<D> {
         let mut entries = BlockFile::entries(&bytes, &cold.block).map_err(|what| {
             Stop::Failed(ReadError::Damaged { path: path.display().to_string(), at: cold.block.at, what })
         })?;
-        let index = |offset: QueueOffset| usize::try_from(offset.0.saturating_sub(cold.block.first.0)).unwrap_or(usize::MAX);
+        let index =
+            |offset: QueueOffset| usize::try_from(offset.0.saturating_sub(cold.block.first.0)).unwrap_or(usize::MAX);
         entries.truncate(index(cold.visible));
         entries.drain(..index(cold.from).min(entries.len()));
         Ok(entries)
@@ -237,9 +238,8 @@ impl<D: Disk> LogReader<D> {
                     }
                     None => {
                         let base = self.files.base(first.at.0);
-                        let count = run(rest, |entry| {
-                            self.files.base(entry.at.0) == base && !is_cached(&chunks, entry)
-                        });
+                        let count =
+                            run(rest, |entry| self.files.base(entry.at.0) == base && !is_cached(&chunks, entry));
                         unread.push((pieces.len(), &rest[..count]));
                         (count, Bytes::new())
                     }

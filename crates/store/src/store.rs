@@ -268,7 +268,8 @@ impl<D: Disk> Store<D> {
         let end = self.log.appended();
         let size = u32::try_from(end - at.0).expect("a record fits into a segment");
         // What the broker added stands behind what the client sent, and the last of several counts.
-        let tag = message::find(draft.added, property::TAGS).or_else(|| message::find(draft.properties, property::TAGS));
+        let tag =
+            message::find(draft.added, property::TAGS).or_else(|| message::find(draft.properties, property::TAGS));
         self.queues.append(ix, Entry { at, size, tag: tag.map_or(0, message::tag_hash), stored });
         if keepmq_world::planted!("ack-before-flush") {
             self.advance();
@@ -297,7 +298,7 @@ impl<D: Disk> Store<D> {
         if self.stopped.is_none() {
             match outcome {
                 Ok(()) => self.done(task, now),
-                Err(error) if error.no_space && task.may_run_out_of_space() => self.no_space(task, &error, now),
+                Err(error) if task.may_be_repeated(&error) => self.no_space(task, &error, now),
                 Err(error) => self.stopped = Some(Arc::new(error)),
             }
         }
@@ -342,7 +343,14 @@ impl<D: Disk> Store<D> {
 
     /// What a pull from `from` gets: decided in memory, or a plan for the reader when older entries are needed.
     /// `from` must lie in `min..max` of the queue's view.
-    pub fn select(&self, topic: &str, queue_id: u32, from: QueueOffset, filter: &TagFilter, limits: Limits) -> Selection {
+    pub fn select(
+        &self,
+        topic: &str,
+        queue_id: u32,
+        from: QueueOffset,
+        filter: &TagFilter,
+        limits: Limits,
+    ) -> Selection {
         let ix = self.queues.find(topic, queue_id).expect("a queue with a view is there");
         match self.queues.pick(ix, from, filter, limits) {
             Picked::Entries { entries, next } if entries.is_empty() => Selection::Nothing { next },
@@ -377,7 +385,7 @@ impl<D: Disk> Store<D> {
     /// Takes the broker's tables as they are after the last appended record; they become the next snapshot.
     pub fn save(&mut self, tables: Vec<u8>) {
         let meta_from = self.queues.find(META_TOPIC, 0).map_or(QueueOffset(0), |ix| self.queues.next(ix));
-        self.upkeep.save(self.log.appended(), log::join_tables(meta_from, &tables));
+        self.upkeep.save(self.log.appended(), log::join_tables(tables, meta_from));
     }
 
     /// Files for Java (`config/topics.json` …), to be written in the background; a newer set replaces one that waits.

@@ -23,7 +23,7 @@ const RETENTION_EVERY: Duration = Duration::from_secs(10);
 /// Without an append for so long, memory is given back.
 const IDLE: Duration = Duration::from_secs(60);
 /// Most bytes zeroed by one job: the flush that must wait for it waits no longer than this takes.
-const ZERO_PIECE: u64 = 4 << 20;
+const ZERO_PIECE: u64 = 1 << 20;
 /// Zeroing begins at a page.
 const PAGE: u64 = 4096;
 /// Queue ends in one record.
@@ -245,11 +245,15 @@ impl<D: Disk> Store<D> {
 
     fn sync_job(&mut self, now: Now) -> Option<Job> {
         let unsynced = self.log.written - self.log.synced;
+        if unsynced == 0 {
+            // A roll has synced it.
+            self.upkeep.unsynced_since = None;
+        }
         let since = self.upkeep.unsynced_since?;
         let due = unsynced >= self.config.flush_bytes
             || now.mono.since(since) >= self.config.flush_interval
             || self.upkeep.closing;
-        (unsynced > 0 && due).then(|| {
+        due.then(|| {
             self.upkeep.unsynced_since = None;
             let upto = self.log.written;
             let steps = vec![Step::Sync(Target::Segment(self.files.base(upto)))];
@@ -389,11 +393,15 @@ impl<D: Disk> Store<D> {
         let base = segment_end - self.config.segment_bytes;
         // A segment that has been taken but has not its name yet can wait.
         let named = self.files.base(self.log.written) == base;
-        // Beyond what is in the buffers: that will be written anyway.
-        let from = self.upkeep.zeroed.last.max(end.next_multiple_of(PAGE));
+        let from = match self.upkeep.zeroed.last {
+            zeroed if zeroed >= end => zeroed,
+            // Outrun: starting at the end would make the next flush wait, and so again and again.
+            _ => (end + ZERO_PIECE.min(ahead / 4)).next_multiple_of(PAGE),
+        };
         let (base, from, limit, target) = if named && from < segment_end && from < end + ahead / 2 {
             (Some(base), from - base, (end + ahead).min(segment_end) - base, Target::Segment(base))
-        } else if self.log.reserved == Reserved::Ready && self.upkeep.zeroed.reserved < ahead.min(self.config.segment_bytes)
+        } else if self.log.reserved == Reserved::Ready
+            && self.upkeep.zeroed.reserved < ahead.min(self.config.segment_bytes)
         {
             (None, self.upkeep.zeroed.reserved, ahead.min(self.config.segment_bytes), Target::Path(NEXT.into()))
         } else {
@@ -565,7 +573,8 @@ impl<D: Disk> Store<D> {
         if upkeep.busy {
             return idle;
         }
-        let sync = upkeep.unsynced_since.map(|since| since + self.config.flush_interval);
+        let unsynced = self.log.written > self.log.synced;
+        let sync = upkeep.unsynced_since.filter(|_| unsynced).map(|since| since + self.config.flush_interval);
         let checkpoint = self.checkpoint_waits().then(|| upkeep.checkpoint_at + self.config.checkpoint_interval);
         let looks = upkeep.retention == Retention::Idle && !self.log.closed.is_empty() && !upkeep.closing;
         let retention = looks.then_some(upkeep.retention_at);

@@ -95,7 +95,7 @@ fn words(walk: &str) -> Vec<(Option<Arrow>, &str)> {
 /// `broker/send.rs` is `crates/broker/src/send.rs`; a path that begins at the project's folder is taken as it is.
 fn in_crates(path: &str) -> String {
     match path.split_once('/') {
-        Some((first, _)) if matches!(first, "crates" | "sim" | "xtask") => path.to_owned(),
+        Some(("crates" | "sim" | "xtask", _)) => path.to_owned(),
         Some((name, rest)) => format!("crates/{name}/src/{rest}"),
         None => path.to_owned(),
     }

@@ -1,6 +1,6 @@
+use crate::config::{Flush, StoreConfig};
 use crate::files::Chunk;
 use crate::log::SegmentAge;
-use crate::config::{Flush, StoreConfig};
 use crate::store::AppendError;
 use bytes::Bytes;
 use keepmq_protocol::record::{BLANK_BYTES, Draft, MAGIC_BLANK, Place};
@@ -131,7 +131,10 @@ impl CommitLog {
             let unsynced = self.appended() - self.synced;
             let max = self.flush_bytes + self.max_waiting() as u64;
             if unsynced + size as u64 > max {
-                return busy(usize::try_from(unsynced).unwrap_or(usize::MAX), usize::try_from(max).unwrap_or(usize::MAX));
+                return busy(
+                    usize::try_from(unsynced).unwrap_or(usize::MAX),
+                    usize::try_from(max).unwrap_or(usize::MAX),
+                );
             }
         }
         let rest = self.segment_end() - self.appended();
@@ -196,7 +199,8 @@ impl CommitLog {
 
     /// Whether something waits and no flush is under way.
     pub(crate) fn wants_flush(&self) -> bool {
-        !self.flushing && !(self.sealed.is_empty() && self.open.is_empty())
+        let nothing = self.sealed.is_empty() && self.open.is_empty();
+        !(self.flushing || nothing)
     }
 
     /// Seals what has gathered; a flush of it is under way from here on.

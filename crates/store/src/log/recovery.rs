@@ -1,18 +1,18 @@
 use crate::checkpoint::{self, Slot};
-use crate::config::{Flush, OpenError, Recovered, StoreConfig};
+use crate::config::{OpenError, Recovered, StoreConfig};
 use crate::disk::{Disk, File};
 use crate::files::{Files, LOG_DIR, NEXT, OWN_DIR, failed, segment_path};
 use crate::identity::{self, Identity};
 use crate::job::first_at_or_behind;
+use crate::log::rebuild::Rebuild;
 use crate::log::scan::Scan;
 use crate::log::{CommitLog, Reserved, SegmentAge};
-use crate::meta::{MetaRecord, Snapshot};
-use crate::queues::{BlockFile, Entry, Queues};
-use keepmq_protocol::message::{self, property, sys_flag};
-use keepmq_protocol::record::{CRC_BYTES, Found, Record, RecordError};
-use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset, Topic};
-use keepmq_world::{Keyed, Timestamp};
+use crate::meta::Snapshot;
+use crate::queues::{BlockFile, Queues};
 use crate::upkeep::JAVA_ABORT;
+use keepmq_protocol::record::{Found, RecordError};
+use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset};
+use keepmq_world::{Keyed, Timestamp};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
@@ -59,7 +59,8 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
             return Err(OpenError::Damaged {
                 path: LOG_DIR.to_owned(),
                 what: "the store's identity is here, but its log is missing".to_owned(),
-                todo: "Mount the volume that holds the log, or correct storePathRootDir; nothing was changed".to_owned(),
+                todo: "Mount the volume that holds the log, or correct storePathRootDir; nothing was changed"
+                    .to_owned(),
             });
         }
         make_first_segment(&files)?;
@@ -87,6 +88,7 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
         held: Vec::new(),
         last_stored: Timestamp(slot.stored),
         scanned: 0,
+        foreign: false,
     };
     let block_files = adopt_blocks(&files, &mut rebuild.queues)?;
     begin_at(&files, &mut rebuild.queues, log_min)?;
@@ -102,7 +104,7 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
             format!("the log ends at {end}, but everything before {} was durable", durable.max(snapshot_at)),
         ));
     }
-    if identity.adopted == u64::MAX {
+    if identity.adopted == u64::MAX || rebuild.foreign {
         identity.adopted = end;
         files.replace(Path::new(identity::PATH), &identity.encode())?;
     }
@@ -117,14 +119,14 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
         zeroed: slot.zeroed.max(end),
         stored: last_stored.0,
     };
-    write_checkpoint(&files, &identity, slot)?;
+    write_checkpoint(&files, &identity, slot, known.is_some())?;
     let mut log = CommitLog::new(config, end, last_stored);
     log.closed = closed;
     log.reserved = reserve(&files)?;
     files.set_commit(end);
 
     let (meta_from, tables) = match snapshot {
-        Some(snapshot) => split_tables(&snapshot)?,
+        Some(snapshot) => split_tables(snapshot)?,
         None => (QueueOffset(0), Vec::new()),
     };
     let meta_records = queues.find(META_TOPIC, 0).map_or(0, |ix| queues.next(ix).0.saturating_sub(meta_from.0));
@@ -161,7 +163,7 @@ fn check(config: &StoreConfig) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn damaged(path: &Path, what: String) -> OpenError {
+pub(super) fn damaged(path: &Path, what: String) -> OpenError {
     OpenError::Damaged {
         path: path.display().to_string(),
         what,
@@ -320,6 +322,15 @@ fn check_segments<D: Disk>(
     if retired > 0 {
         files.sync_dir(Path::new(LOG_DIR))?;
     }
+    if config.adopt
+        && let [.., _, last] = bases[..]
+        && files.open_segment(last)?.len().map_err(failed("read", &segment_path(last)))? == 0
+    {
+        // RocketMQ was stopped while it made the file, and would remove it, too.
+        files.forget_segment(last);
+        files.remove(&segment_path(last))?;
+        bases.pop();
+    }
     for (index, base) in bases.iter().enumerate() {
         let path = segment_path(*base);
         let len = files.open_segment(*base)?.len().map_err(failed("read", &path))?;
@@ -346,7 +357,7 @@ fn check_segments<D: Disk>(
 fn ages<D: Disk>(files: &Files<D>, bases: &[u64], last: Timestamp) -> Result<VecDeque<SegmentAge>, OpenError> {
     let mut closed = VecDeque::new();
     for pair in bases.windows(2) {
-        let mut scan = Scan::new(files, pair[1], usize::MAX)?;
+        let mut scan = Scan::head(files, pair[1])?;
         let last_stored = match scan.item(pair[1])? {
             Ok(Found::Record(record)) => record.stored,
             Ok(Found::Blank) | Err(RecordError::Nothing) => last,
@@ -357,20 +368,23 @@ fn ages<D: Disk>(files: &Files<D>, bases: &[u64], last: Timestamp) -> Result<Vec
     Ok(closed)
 }
 
-fn write_checkpoint<D: Disk>(files: &Files<D>, identity: &Identity, slot: Slot) -> Result<(), OpenError> {
+fn write_checkpoint<D: Disk>(
+    files: &Files<D>,
+    identity: &Identity,
+    slot: Slot,
+    is_there: bool,
+) -> Result<(), OpenError> {
     let path = Path::new(checkpoint::PATH);
     let bytes = slot.encode(identity.store_id);
-    match files.file(path) {
-        Ok(file) => {
-            file.write_at(slot.place(), &bytes).map_err(failed("write", path))?;
-            file.sync_data().map_err(failed("sync", path))?;
-        }
-        Err(_) => {
-            let mut whole = [0; checkpoint::BYTES];
-            let at = usize::try_from(slot.place()).expect("one of two slots");
-            whole[at..at + checkpoint::SLOT_BYTES].copy_from_slice(&bytes);
-            files.replace(path, &whole)?;
-        }
+    if is_there {
+        let file = files.file(path)?;
+        file.write_at(slot.place(), &bytes).map_err(failed("write", path))?;
+        file.sync_data().map_err(failed("sync", path))?;
+    } else {
+        let mut whole = [0; checkpoint::BYTES];
+        let at = usize::try_from(slot.place()).expect("one of two slots");
+        whole[at..at + checkpoint::SLOT_BYTES].copy_from_slice(&bytes);
+        files.replace(path, &whole)?;
     }
     Ok(())
 }
@@ -411,11 +425,10 @@ fn load_snapshot<D: Disk>(
         return Err(damaged(Path::new(OWN_DIR), format!("no metadata snapshot can be read: {}", wrong.join("; "))));
     }
     // A damaged file keeps its generation taken, so that the next one is newer than it.
-    if let (Some((newest, _)), Some((last, at))) = (snapshots.back(), good.back_mut()) {
-        if newest > last {
-            let at = *at;
-            good.push_back((*newest, at));
-        }
+    if let (Some((newest, _)), Some((last, at))) = (snapshots.back(), good.back().copied())
+        && *newest > last
+    {
+        good.push_back((*newest, at));
     }
     *snapshots = good;
     Ok(match loaded {
@@ -424,14 +437,20 @@ fn load_snapshot<D: Disk>(
     })
 }
 
-/// The broker's tables with, before them, the offset in the metadata queue at which the records behind them begin.
-pub(crate) fn join_tables(meta_from: QueueOffset, tables: &[u8]) -> Vec<u8> {
-    [&meta_from.0.to_be_bytes(), tables].concat()
+/// The broker's tables with, behind them, the offset in the metadata queue at which the records behind them begin.
+pub(crate) fn join_tables(mut tables: Vec<u8>, meta_from: QueueOffset) -> Vec<u8> {
+    tables.extend_from_slice(&meta_from.0.to_be_bytes());
+    tables
 }
 
-fn split_tables(snapshot: &Snapshot) -> Result<(QueueOffset, Vec<u8>), OpenError> {
-    match snapshot.tables.split_first_chunk() {
-        Some((from, tables)) => Ok((QueueOffset(u64::from_be_bytes(*from)), tables.to_vec())),
+fn split_tables(snapshot: Snapshot) -> Result<(QueueOffset, Vec<u8>), OpenError> {
+    let mut tables = snapshot.tables;
+    match tables.last_chunk() {
+        Some(from) => {
+            let from = QueueOffset(u64::from_be_bytes(*from));
+            tables.truncate(tables.len() - 8);
+            Ok((from, tables))
+        }
         None => Err(damaged(&snapshot_path(snapshot.generation), "its tables are cut short".to_owned())),
     }
 }
@@ -442,17 +461,18 @@ fn adopt_blocks<D: Disk>(files: &Files<D>, queues: &mut Queues) -> Result<Vec<u3
     let mut numbers: Vec<u32> = numbered(&own, "queues-").filter_map(|number| u32::try_from(number).ok()).collect();
     numbers.sort_unstable();
     let (first, from) = queues.block_end();
-    let mut from = from;
     for number in numbers.iter().copied().filter(|number| *number >= first) {
         let path = BlockFile::path(number);
-        let bytes = files.read_whole(&path, OWN_FILE_MAX)?.unwrap_or_default();
-        let start = if number == first { std::mem::take(&mut from) } else { 0 };
-        let behind = usize::try_from(start).ok().and_then(|start| bytes.get(start..)).ok_or_else(|| {
-            damaged(&path, format!("it has {} bytes, the snapshot knows of {start}", bytes.len()))
-        })?;
-        let end = queues.adopt(number, start, behind).map_err(|what| damaged(&path, what))?;
-        if end < bytes.len() as u64 {
-            let file = files.file(&path)?;
+        let file = files.file(&path)?;
+        let len = file.len().map_err(failed("read", &path))?;
+        let start = if number == first { from } else { 0 };
+        let Some(size) = len.checked_sub(start).filter(|size| *size <= OWN_FILE_MAX) else {
+            return Err(damaged(&path, format!("it has {len} bytes, the snapshot knows of {start}")));
+        };
+        let mut bytes = vec![0; usize::try_from(size).expect("limited above")];
+        file.read_at(start, &mut bytes).map_err(failed("read", &path))?;
+        let end = queues.adopt(number, start, &bytes).map_err(|what| damaged(&path, what))?;
+        if end < len {
             file.truncate(end).map_err(failed("truncate", &path))?;
             file.sync_data().map_err(failed("sync", &path))?;
         }
@@ -472,256 +492,4 @@ fn begin_at<D: Disk>(files: &Files<D>, queues: &mut Queues, log_min: u64) -> Res
     }
     queues.retire(min, &firsts);
     Ok(())
-}
-
-// ---- the log behind the index ------------------------------------------------------------------------------------------
-
-/// The queues, as the log is read into them.
-struct Rebuild<'c> {
-    config: &'c StoreConfig,
-    queues: Queues,
-    adopted: u64,
-    /// A foreign log that does not begin at 0: a queue goes on where its first record says.
-    first_seen: bool,
-    /// Records of a batch whose last has not been seen yet.
-    held: Vec<Held>,
-    last_stored: Timestamp,
-    scanned: u64,
-}
-
-/// One record of an unfinished batch.
-struct Held {
-    topic: String,
-    queue_id: u32,
-    queue_offset: QueueOffset,
-    entry: Entry,
-}
-
-impl Rebuild<'_> {
-    /// Reads the log from `from` on; its end, and how many bytes of a torn tail were erased behind it.
-    fn scan<D: Disk>(
-        &mut self,
-        files: &Files<D>,
-        bases: &[u64],
-        from: u64,
-        durable: u64,
-    ) -> Result<(u64, u64), OpenError> {
-        let last = *bases.last().expect("a log has a segment");
-        let mut at = from;
-        loop {
-            let base = files.base(at);
-            if !bases.contains(&base) {
-                let what = format!("the file is missing: the index knows the log up to {from}");
-                return Err(damaged(&segment_path(base), what));
-            }
-            let mut scan = Scan::new(files, base, self.max_record())?;
-            let (end, why) = self.scan_segment(&mut scan, at)?;
-            if base != last {
-                if let Some(error) = why {
-                    return Err(rot(&scan, end, &error, "the log goes on in the next file"));
-                }
-                at = scan.end;
-                continue;
-            }
-            return self.end_of_log(&mut scan, end, why, durable);
-        }
-    }
-
-    /// Reads records up to the blank (no error), or to the first position where there is no whole one.
-    fn scan_segment<F: File>(
-        &mut self,
-        scan: &mut Scan<F>,
-        from: u64,
-    ) -> Result<(u64, Option<RecordError>), OpenError> {
-        let mut at = from;
-        let mut missing = 0;
-        let mut batch_at = from;
-        loop {
-            let path = scan.path.clone();
-            let error = match scan.item(at)? {
-                Ok(Found::Blank) if missing == 0 => return Ok((at, None)),
-                Ok(Found::Blank) => RecordError::Nothing,
-                Ok(Found::Record(record)) => {
-                    if missing == 0 {
-                        batch_at = at;
-                        missing = batch_of(&record).unwrap_or(1);
-                    }
-                    missing -= 1;
-                    at += record.bytes.len() as u64;
-                    self.take(&record, missing == 0, &path)?;
-                    continue;
-                }
-                Err(error) => error,
-            };
-            if missing > 0 && keepmq_world::planted!("batch-cut-in-the-middle") {
-                self.release(&path)?;
-                return Ok((at, Some(error)));
-            }
-            self.held.clear();
-            return Ok((if missing > 0 { batch_at } else { at }, Some(error)));
-        }
-    }
-
-    /// One record of the log. Those of a batch count when the last has been seen.
-    fn take(&mut self, record: &Record<'_>, is_last: bool, path: &Path) -> Result<(), OpenError> {
-        if !record.properties.as_bytes().last_chunk::<CRC_BYTES>().is_some_and(is_crc)
-            && record.at.0 >= self.adopted
-            && !self.config.adopt
-        {
-            return Err(OpenError::Foreign {
-                what: format!("another program has appended to the log since, at {} in {}", record.at, path.display()),
-                todo: "Set adopt=true to take over what it has written".to_owned(),
-            });
-        }
-        self.scanned += 1;
-        self.last_stored = self.last_stored.max(record.stored);
-        if matches!(record.sys_flag & sys_flag::TRANSACTION_MASK, 0x4 | 0xC) {
-            // A half message or a rollback of RocketMQ's: no queue holds it.
-            return Ok(());
-        }
-        Topic::check(record.topic).map_err(|error| damaged(path, format!("position {}: {error}", record.at)))?;
-        let entry = entry_of(record);
-        if !is_last || !self.held.is_empty() {
-            let topic = record.topic.to_owned();
-            self.held.push(Held { topic, queue_id: record.queue_id, queue_offset: record.queue_offset, entry });
-            return if is_last { self.release(path) } else { Ok(()) };
-        }
-        self.index(record.topic, record.queue_id, record.queue_offset, entry, path)?;
-        if record.topic == META_TOPIC {
-            let meta = MetaRecord::decode(record.body);
-            let meta = meta.map_err(|error| damaged(path, format!("position {}: {error}", record.at)))?;
-            apply(&mut self.queues, &meta).map_err(|what| damaged(path, format!("position {}: {what}", record.at)))?;
-        }
-        Ok(())
-    }
-
-    fn release(&mut self, path: &Path) -> Result<(), OpenError> {
-        for held in std::mem::take(&mut self.held) {
-            self.index(&held.topic, held.queue_id, held.queue_offset, held.entry, path)?;
-        }
-        Ok(())
-    }
-
-    fn index(
-        &mut self,
-        topic: &str,
-        queue_id: u32,
-        offset: QueueOffset,
-        entry: Entry,
-        path: &Path,
-    ) -> Result<(), OpenError> {
-        let is_new = self.first_seen && self.queues.find(topic, queue_id).is_none();
-        let ix = self.queues.find_or_add(topic, queue_id);
-        if is_new {
-            self.queues.set_next(ix, offset);
-        }
-        let next = self.queues.next(ix);
-        if next != offset {
-            let what = format!(
-                "position {}: the record is message {offset} of queue {queue_id} of {topic}, but message {next} comes next",
-                entry.at
-            );
-            return Err(damaged(path, what));
-        }
-        self.queues.append(ix, entry);
-        Ok(())
-    }
-
-    /// No record is longer: written under this configuration or another.
-    fn max_record(&self) -> usize {
-        (128 << 20).min(usize::try_from(self.config.segment_bytes).unwrap_or(usize::MAX))
-    }
-
-    /// Bytes that a power cut may have taken or torn, at most.
-    fn window(&self) -> u64 {
-        let buffers = 3 * self.config.buffer_bytes as u64;
-        match self.config.flush {
-            Flush::Sync => buffers,
-            Flush::Async => buffers + self.config.flush_bytes,
-        }
-    }
-
-    /// Decides whether what follows the last whole record of the last segment is a torn tail, and erases it.
-    fn end_of_log<F: File>(
-        &self,
-        scan: &mut Scan<F>,
-        end: u64,
-        why: Option<RecordError>,
-        durable: u64,
-    ) -> Result<(u64, u64), OpenError> {
-        // A blank without a next segment was never built on: the log goes on before it.
-        let why = why.unwrap_or(RecordError::Nothing);
-        if end < durable {
-            return Err(rot(scan, end, &why, &format!("everything before {durable} was durable")));
-        }
-        let quiet = self.window().max(self.config.zero_ahead).max(1 << 20);
-        let behind = scan.behind(end, end.saturating_add(self.window()), quiet)?;
-        if let Some(record) = behind.far_record {
-            return Err(rot(scan, end, &why, &format!("a whole record stands behind it, at {record}")));
-        }
-        let cut = behind.used.saturating_sub(end);
-        if !keepmq_world::planted!("torn-tail-kept") {
-            // A record behind a torn one would return to life when the log grows up to it.
-            scan.erase(end, behind.used)?;
-        }
-        scan.sync()?;
-        Ok((end, cut))
-    }
-}
-
-/// What a metadata record does to the queues. The text says why it cannot be true.
-pub(crate) fn apply(queues: &mut Queues, meta: &MetaRecord) -> Result<(), String> {
-    match meta {
-        MetaRecord::TopicDeleted(topic) => queues.clear_topic(topic),
-        MetaRecord::QueueEnds(ends) => {
-            for end in ends {
-                let known = queues.find(&end.topic, end.queue_id);
-                let next = known.map_or(0, |ix| queues.next(ix).0);
-                if known.is_none() {
-                    Topic::check(&end.topic).map_err(|error| error.to_string())?;
-                    let ix = queues.find_or_add(&end.topic, end.queue_id);
-                    queues.set_next(ix, QueueOffset(end.next));
-                } else if next < end.next {
-                    return Err(format!("queue {} of {} went on at {}, not {next}", end.queue_id, end.topic, end.next));
-                }
-            }
-        }
-        MetaRecord::Topic(_) | MetaRecord::Group(_) | MetaRecord::GroupDeleted { .. } | MetaRecord::Offsets(_) => {}
-    }
-    Ok(())
-}
-
-fn entry_of(record: &Record<'_>) -> Entry {
-    Entry {
-        at: record.at,
-        size: u32::try_from(record.bytes.len()).expect("a record says its size in 32 bits"),
-        tag: message::find(record.properties, property::TAGS).map_or(0, message::tag_hash),
-        stored: record.stored,
-    }
-}
-
-fn is_crc(last: &[u8; CRC_BYTES]) -> bool {
-    last.starts_with(property::CRC32.as_bytes())
-}
-
-/// Records of the batch that this one begins. Only the last property before the checksum counts: the store puts it there,
-/// what a client sends stands elsewhere.
-fn batch_of(record: &Record<'_>) -> Option<u32> {
-    let properties = record.properties.as_bytes();
-    let (before, last) = properties.split_last_chunk::<CRC_BYTES>()?;
-    is_crc(last).then_some(())?;
-    batch_count(std::str::from_utf8(before).ok()?)
-}
-
-/// The count that a property string ends with.
-pub(crate) fn batch_count(properties: &str) -> Option<u32> {
-    let (name, value) = message::pairs(properties).next_back()?;
-    (name == property::BATCH).then(|| value.parse().ok().filter(|count| *count > 0))?
-}
-
-fn rot<F>(scan: &Scan<F>, at: u64, error: &RecordError, proof: &str) -> OpenError {
-    damaged(
-        &scan.path,
-        format!("position {at}, byte {} of the file: {error}; this is no torn end, since {proof}", at - scan.base),
-    )
 }

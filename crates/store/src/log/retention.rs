@@ -80,7 +80,11 @@ mod tests {
     fn a_clock_that_jumps_ahead_is_not_believed() {
         let month = Timestamp(30 * 24 * HOUR);
         assert_eq!(believed(month, Timestamp(0), Timestamp(10 * HOUR)), Timestamp(HOUR), "nothing was stored since");
-        assert_eq!(believed(month, month, Timestamp(2 * HOUR)), Timestamp(3 * HOUR), "records carry the new time already");
+        assert_eq!(
+            believed(month, month, Timestamp(2 * HOUR)),
+            Timestamp(3 * HOUR),
+            "records carry the new time already"
+        );
         assert_eq!(believed(Timestamp(5), month, month), Timestamp(5));
     }
 }

@@ -6,7 +6,7 @@ use keepmq_protocol::record::{self, Found, MAGIC_V1, MAGIC_V2, RecordError};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Bytes read at once.
+/// Bytes read at once by those who go on.
 const WINDOW: usize = 1 << 20;
 /// First bytes of both magics.
 const LEAD: [u8; 3] = [0xDA, 0xA3, 0x20];
@@ -22,6 +22,8 @@ pub(crate) struct Scan<F> {
     pub(crate) end: u64,
     /// No record is longer.
     max_record: usize,
+    /// Bytes read at once.
+    window: usize,
     buffer: Vec<u8>,
     buffer_at: u64,
 }
@@ -42,7 +44,13 @@ impl<F: File> Scan<F> {
             None => files.open_segment(base)?,
         };
         let end = base + files.segment_bytes;
-        Ok(Self { file, path: segment_path(base), base, end, max_record, buffer: Vec::new(), buffer_at: base })
+        let path = segment_path(base);
+        Ok(Self { file, path, base, end, max_record, window: WINDOW, buffer: Vec::new(), buffer_at: base })
+    }
+
+    /// For looking at a segment's first record alone.
+    pub(crate) fn head<D: Disk<File = F>>(files: &Files<D>, base: u64) -> Result<Self, JobError> {
+        Ok(Self { window: 4096, ..Self::new(files, base, usize::MAX)? })
     }
 
     /// Bytes from `at` on: at least `want`, or what is left of the segment.
@@ -53,7 +61,7 @@ impl<F: File> Scan<F> {
         let skip = match have {
             Some(skip) if self.buffer.len() - skip >= want => skip,
             _ => {
-                self.buffer.resize(want.max(WINDOW).min(left), 0);
+                self.buffer.resize(want.max(self.window).min(left), 0);
                 let read = self.file.read_at(at - self.base, &mut self.buffer);
                 read.map_err(failed("read", &self.path))?;
                 self.buffer_at = at;
@@ -67,7 +75,8 @@ impl<F: File> Scan<F> {
     pub(crate) fn item(&mut self, at: u64) -> Result<Result<Found<'_>, RecordError>, JobError> {
         let max = self.max_record;
         let head = self.bytes(at, 8)?;
-        let number = |at: usize| head.get(at..).and_then(|head| head.first_chunk()).map_or(0, |n| u32::from_be_bytes(*n));
+        let number =
+            |at: usize| head.get(at..).and_then(|head| head.first_chunk()).map_or(0, |n| u32::from_be_bytes(*n));
         // The size is not yet to be trusted: it may ask for no more than the longest record has.
         let size = match number(4) {
             MAGIC_V1 | MAGIC_V2 => (number(0) as usize).min(max),

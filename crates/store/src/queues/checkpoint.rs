@@ -1,6 +1,6 @@
 //! From tails to blocks: what the next piece of the block log holds, and what its durability means.
 
-use super::block_log::{BlockFile, BlockRef, BlockWrite, FILE_HEAD, FULL, Found, Piece, block_bytes};
+use super::block_log::{BlockFile, BlockWrite, FILE_HEAD, FULL, Found, Piece, block_bytes};
 use super::consume_queue::{Entry, Queue, QueueIx, Slot};
 use super::table::Queues;
 use keepmq_protocol::{LogOffset, Topic};
@@ -172,17 +172,10 @@ impl Queues {
 
     /// Adds what is to be said of one queue.
     fn save(&mut self, ix: QueueIx, synced: LogOffset, piece: &mut Piece, parts: &mut Vec<(QueueIx, Part)>) {
-        let name = usize::from(self.name_len(ix));
-        let queue = &mut self.queues[ix.0 as usize];
-        let has_ended = queue.cleared || queue.min > queue.saved();
-        let mut from = queue.saved();
-        if has_ended {
-            queue.cleared = false;
-            queue.drop_dead_blocks(name, &mut self.checkpoints.files);
-            from = queue.min;
-        }
+        let was_cleared = mem::take(&mut self.queue_mut(ix).cleared);
         let (topic, queue) = (self.topic(ix), self.queue(ix));
-        if has_ended {
+        let from = queue.saved().max(queue.min);
+        if was_cleared {
             piece.add(topic, queue.id, from, queue.has_lost, [].iter());
             parts.push((ix, Part::Tombstone(from)));
         }
@@ -190,7 +183,7 @@ impl Queues {
         if to <= from {
             return;
         }
-        let mut first = if has_ended { from } else { queue.merge_from(from, to) };
+        let mut first = queue.merge_from(from, to);
         while first < to {
             let end = to.min(first + FULL as u64);
             let entries = queue.tail(first, end);
@@ -235,7 +228,9 @@ impl Queues {
                 Part::Tombstone(first) => {
                     queue.unsaved = u32::try_from(queue.next - first).expect("unsaved messages are in memory");
                 }
-                Part::Block(slot, last) => queue.place(slot, last, name, files).expect("blocks continue what was saved before"),
+                Part::Block(slot, last) => {
+                    queue.place(slot, last, name, files).expect("blocks continue what was saved before");
+                }
                 Part::Copy(slot) => queue.moved(slot, name, files),
             }
             // What was retired or deleted meanwhile. After a deletion whose tombstone is still to come they stay.

@@ -411,44 +411,29 @@ impl Queue {
         self.cool(WARM);
     }
 
-    /// The block that holds both what lies before and what lies behind `min` of the log, or may do so.
+    /// The last block that begins before `min` of the log, unless all of the queue lies before it: in it or behind it is the
+    /// first message that stays.
     pub(super) fn straddling(&self, min: LogOffset, name: u8) -> Option<BlockRef> {
         if self.is_empty() || self.is_emptied_by(min) {
             return None;
         }
         let behind = self.blocks.partition_point(|slot| slot.position < min.0);
         let slot = self.blocks[behind.checked_sub(1)?];
-        let is_cut = self.blocks.get(behind).is_none_or(|next| next.position > min.0);
-        (is_cut && slot.end() > self.min).then(|| slot.block(name))
+        (slot.end() > self.min).then(|| slot.block(name))
     }
 
-    /// The log now begins at `min`. `first` is the answer to `straddling`, if it was asked.
-    pub(super) fn retire(&mut self, min: LogOffset, first: Option<QueueOffset>) {
-        if self.is_empty() {
+    /// Retention has taken what lies before `first`.
+    pub(super) fn retire(&mut self, first: u64) {
+        if first <= self.min {
             return;
         }
-        let first = if self.is_emptied_by(min) {
-            self.next
-        } else if self.tail(self.tail_first(), self.next).next().is_some_and(|e| Entry::unpack(e).at <= min) {
-            self.tail_point(|entry| entry.at < min)
-        } else {
-            let behind = self.blocks.partition_point(|slot| slot.position < min.0);
-            match (behind.checked_sub(1), self.blocks.get(behind), first) {
-                (None, ..) => return,
-                (Some(_), Some(next), _) if next.position == min.0 => next.first,
-                (Some(_), _, Some(first)) => first.0,
-                // Not asked: it has become a straddling one only since. The next time it will be.
-                (Some(at), _, None) => self.blocks[at].first,
-            }
-        };
-        if first > self.min {
-            (self.min, self.has_lost) = (first, true);
-            let gone = first.saturating_sub(self.tail_first());
-            if let Some(tail) = &mut self.tail {
-                tail.drain(..(gone as usize).min(tail.len()));
-                if tail.is_empty() {
-                    self.tail = None;
-                }
+        assert!(first <= self.saved(), "retention takes only what is in durable blocks: {first} > {}", self.saved());
+        (self.min, self.has_lost) = (first, true);
+        let gone = first.saturating_sub(self.tail_first()) as usize;
+        if let Some(tail) = &mut self.tail {
+            tail.drain(..gone);
+            if tail.is_empty() {
+                self.tail = None;
             }
         }
     }

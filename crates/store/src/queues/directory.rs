@@ -102,7 +102,11 @@ impl Queues {
             queue.blocks.push(last);
         }
         if queue.min > queue.next || last.end() > queue.next {
-            return Err(format!("queue {id} of topic {topic} goes from {} to {}", queue.min.max(last.end()), queue.next));
+            return Err(format!(
+                "queue {id} of topic {topic} goes from {} to {}",
+                queue.min.max(last.end()),
+                queue.next
+            ));
         }
         if planted!("offsets-restart-after-retention") && queue.blocks.is_empty() {
             (queue.min, queue.next) = (0, 0);

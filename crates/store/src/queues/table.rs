@@ -8,6 +8,7 @@ use keepmq_protocol::body::TagFilter;
 use keepmq_protocol::{LogOffset, QueueOffset, Topic};
 use keepmq_world::{Keyed, Map, Timestamp};
 use std::collections::VecDeque;
+use std::mem;
 
 /// All queues.
 pub(crate) struct Queues {
@@ -16,6 +17,8 @@ pub(crate) struct Queues {
     pub(super) queues: Vec<Queue>,
     /// Ends of the messages that wait for commit, in log order.
     unseen: VecDeque<(LogOffset, QueueIx)>,
+    /// Queues that `straddling` found emptied, with the offset where each went on then; for `retire`.
+    emptied: (LogOffset, Vec<(QueueIx, QueueOffset)>),
     pub(super) checkpoints: Checkpoints,
 }
 
@@ -25,7 +28,13 @@ const UNSEEN: usize = 4096;
 impl Queues {
     pub(crate) fn new(keyed: Keyed, store_id: [u8; 16]) -> Self {
         let checkpoints = Checkpoints::new(store_id);
-        Self { topics: keyed.map(), queues: Vec::new(), unseen: VecDeque::new(), checkpoints }
+        Self {
+            topics: keyed.map(),
+            queues: Vec::new(),
+            unseen: VecDeque::new(),
+            emptied: Default::default(),
+            checkpoints,
+        }
     }
 
     pub(crate) fn find(&self, topic: &str, queue_id: u32) -> Option<QueueIx> {
@@ -153,26 +162,28 @@ impl Queues {
         self.all().filter(|ix| self.queue(*ix).is_emptied_by(min)).collect()
     }
 
-    /// Blocks that straddle `min`: the first readable offset of these queues is only known after reading the block. In the
-    /// order in which they lie on disk.
-    pub(crate) fn straddling(&self, min: LogOffset) -> Vec<(QueueIx, BlockRef)> {
+    /// Blocks that straddle `min`, a position up to which the index is durable: the first readable offset of these queues is
+    /// only known after reading the block. In the order in which they lie on disk.
+    pub(crate) fn straddling(&mut self, min: LogOffset) -> Vec<(QueueIx, BlockRef)> {
+        // They may get messages before `retire`: then their last block would straddle, unasked.
+        let emptied = self.emptied_by(min).into_iter();
+        self.emptied = (min, emptied.map(|ix| (ix, self.next(ix))).collect());
         let straddling = |ix| Some((ix, self.queue(ix).straddling(min, self.name_len(ix))?));
         let mut blocks: Vec<(QueueIx, BlockRef)> = self.all().filter_map(straddling).collect();
         blocks.sort_unstable_by_key(|(_, block)| (block.file, block.at));
         blocks
     }
 
-    /// The log now begins at `min`: drops what lies before it. `firsts` are the answers to `straddling`.
+    /// The log now begins at `min`: drops what lies before it. `firsts` are the answers to `straddling`, which was asked last
+    /// for the same position.
     pub(crate) fn retire(&mut self, min: LogOffset, firsts: &[(QueueIx, QueueOffset)]) {
-        let mut firsts = firsts.to_vec();
-        firsts.sort_unstable();
-        let mut firsts = firsts.into_iter().peekable();
-        for ix in self.all() {
-            let first = firsts.next_if(|(asked, _)| *asked == ix).map(|(_, first)| first);
-            let name = usize::from(self.name_len(ix));
+        let (asked, emptied) = mem::take(&mut self.emptied);
+        assert!(asked == min, "what goes was looked at before: {asked}, not {min}");
+        for (ix, first) in emptied.iter().chain(firsts) {
+            let name = usize::from(self.name_len(*ix));
             let queue = &mut self.queues[ix.0 as usize];
             let held = queue.held();
-            queue.retire(min, first);
+            queue.retire(first.0);
             self.checkpoints.cooled(held, queue);
             if !queue.cleared {
                 queue.drop_dead_blocks(name, &mut self.checkpoints.files);

@@ -1,8 +1,8 @@
 //! The queues beside a model of them, over files that crash.
 
 use super::*;
+use keepmq_protocol::LogOffset;
 use keepmq_protocol::body::TagFilter;
-use keepmq_protocol::{LogOffset, Topic};
 use keepmq_world::{Keyed, Timestamp};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -336,7 +336,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes.splice(at..(at + noise.len() / 8).min(good.len()), noise.iter().copied());
             for bytes in [&bytes, &noise] {
-                let _ = Queues::decode(bytes, keyed(), ID).map(|mut queues| queues.retire(LogOffset(70), &[]));
+                let _ = Queues::decode(bytes, keyed(), ID).map(|mut queues| queues.straddling(LogOffset(70)));
                 let _ = Queues::new(keyed(), ID).adopt(1, 0, bytes);
                 let block = BlockRef { file: 1, at: 0, first: QueueOffset(0), count: 4, name: 1 };
                 let _ = BlockFile::entries(bytes, &block);
@@ -359,8 +359,10 @@ enum Op {
     Written,
     /// A topic is deleted.
     Delete(u8),
-    /// Everything before this hundredth of what is indexed goes.
-    Retire(u8),
+    /// Everything before this hundredth of what is indexed is to go.
+    Survey(u8),
+    /// It goes.
+    Retire,
     Snapshot,
     /// The piece in flight survives up to this hundredth of its bytes; unsynced log is lost.
     Crash(u8),
@@ -429,6 +431,8 @@ struct Play {
     may_hold: usize,
     /// Deletions before this position were applied.
     deleted: u64,
+    /// What is to go, and the first offsets then.
+    surveyed: Option<(u64, Vec<(QueueIx, QueueOffset)>)>,
 }
 
 impl Play {
@@ -445,6 +449,7 @@ impl Play {
             snapshots: Vec::new(),
             may_hold,
             deleted: 0,
+            surveyed: None,
         };
         play.limit();
         play
@@ -456,8 +461,8 @@ impl Play {
     }
 
     fn log(&mut self, logged: Logged) {
-        self.log.push((self.end, logged.clone()));
         self.queue(&logged);
+        self.log.push((self.end, logged));
         self.end += 10;
     }
 
@@ -506,10 +511,17 @@ impl Play {
                 self.log(Logged::Deleted(usize::from(*topic)));
                 self.deleted = self.end;
             }
-            Op::Retire(hundredth) => {
+            Op::Survey(hundredth) => {
                 let min = (self.queues.indexed().0 * u64::from(*hundredth) / 100).next_multiple_of(10);
                 if min > self.log_min && min <= self.queues.indexed().0 {
-                    self.retire(min);
+                    self.survey(min);
+                }
+            }
+            Op::Retire => {
+                if let Some((min, firsts)) = self.surveyed.take() {
+                    self.queues.retire(LogOffset(min), &firsts);
+                    self.log.retain(|(at, _)| *at >= min);
+                    self.log_min = min;
                 }
             }
             Op::Snapshot => self.snapshot(),
@@ -517,24 +529,22 @@ impl Play {
         }
     }
 
-    fn retire(&mut self, min: u64) {
+    fn survey(&mut self, min: u64) {
         let ends = self.queues.emptied_by(LogOffset(min)).into_iter();
         let ends = ends.map(|ix| (self.queues.name(ix).1 as usize, self.queues.next(ix).0)).collect();
         self.log(Logged::Ends(ends));
         self.step(&Op::Sync);
         self.snapshot();
-        self.begin_at(min);
-        self.log.retain(|(at, _)| *at >= min);
-        self.log_min = min;
+        self.surveyed = Some((min, self.firsts(min)));
     }
 
-    fn begin_at(&mut self, min: u64) {
+    fn firsts(&mut self, min: u64) -> Vec<(QueueIx, QueueOffset)> {
+        let straddling = self.queues.straddling(LogOffset(min));
         let first = |(ix, block): (QueueIx, BlockRef)| {
             let entries = self.block(&block);
             (ix, QueueOffset(block.first.0 + entries.partition_point(|entry| entry.at.0 < min) as u64))
         };
-        let firsts: Vec<_> = self.queues.straddling(LogOffset(min)).into_iter().map(first).collect();
-        self.queues.retire(LogOffset(min), &firsts);
+        straddling.into_iter().map(first).collect()
     }
 
     fn snapshot(&mut self) {
@@ -580,7 +590,9 @@ impl Play {
         }
         let indexed = self.queues.indexed().0;
         assert!(indexed <= self.synced, "the index is not ahead of the log");
-        self.begin_at(self.log_min);
+        self.surveyed = None;
+        let firsts = self.firsts(self.log_min);
+        self.queues.retire(LogOffset(self.log_min), &firsts);
         let again: Vec<Logged> = self.log.iter().filter(|(at, _)| *at >= indexed).map(|(_, l)| l.clone()).collect();
         for logged in &again {
             self.queue(logged);
@@ -664,6 +676,7 @@ fn play(may_hold: usize, ops: &[Op]) {
         }
         if play.log_min > min {
             model.retire(play.log_min);
+            synced.retire(play.log_min);
         }
         if play.synced == play.end {
             synced = model.clone();
@@ -685,11 +698,23 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         5 => Just(Op::Checkpoint),
         5 => Just(Op::Written),
         1 => (0u8..3).prop_map(Op::Delete),
-        1 => (0u8..=100).prop_map(Op::Retire),
+        2 => (0u8..=100).prop_map(Op::Survey),
+        2 => Just(Op::Retire),
         2 => Just(Op::Snapshot),
         2 => (0u8..=100).prop_map(Op::Crash),
     ];
     proptest::collection::vec(op, 1..60)
+}
+
+#[test]
+fn a_deletion_that_a_power_cut_undoes_costs_nothing() {
+    use Op::*;
+    let saved = [Append(0, 5, 1), Append(1, 300, 0), Sync, Checkpoint, Written];
+    let retired_meanwhile = [Survey(1), Delete(0), Retire, Snapshot, Crash(0)];
+    let deleted_in_flight = [Append(0, 5, 1), Sync, Checkpoint, Delete(0), Written, Snapshot, Crash(0)];
+    for rest in [&retired_meanwhile[..], &deleted_in_flight] {
+        play(1 << 30, &[&saved[..], rest].concat());
+    }
 }
 
 proptest! {

@@ -51,7 +51,8 @@ impl Rig {
     }
 
     fn wait(&mut self, ms: u64) {
-        self.now = Now { mono: self.now.mono + Duration::from_millis(ms), wall: Timestamp(self.now.wall.0 + ms as i64) };
+        self.now =
+            Now { mono: self.now.mono + Duration::from_millis(ms), wall: Timestamp(self.now.wall.0 + ms as i64) };
     }
 
     fn append(&mut self, topic: &str, body: &[u8]) -> Result<Appended, AppendError> {
@@ -73,6 +74,8 @@ impl Rig {
         while let Some(job) = self.store.next_job(self.now) {
             self.store.finished(job.run(&files), self.now)?;
         }
+        let due = self.store.deadline();
+        assert!(due.is_none_or(|due| due > self.now.mono), "whoever waits for {due:?} would wait in vain");
         Ok(())
     }
 
@@ -362,14 +365,13 @@ fn a_filter_and_a_search_by_time() {
     }
     rig.settle();
     let limits = Limits { messages: 32, bytes: 1 << 20, scanned: 800 };
-    let pick = |expression: &str| {
-        match rig.store.select("T", 0, QueueOffset(0), &TagFilter::parse(expression), limits) {
-            Selection::Nothing { next } => (0, next.0),
-            Selection::Read(plan) => match rig.store.reader().serve(&plan).unwrap() {
-                Served::Records { count, next, .. } => (count, next.0),
-                other => panic!("{other:?}"),
-            },
-        }
+    let pick = |expression: &str| match rig.store.select("T", 0, QueueOffset(0), &TagFilter::parse(expression), limits)
+    {
+        Selection::Nothing { next } => (0, next.0),
+        Selection::Read(plan) => match rig.store.reader().serve(&plan).unwrap() {
+            Served::Records { count, next, .. } => (count, next.0),
+            other => panic!("{other:?}"),
+        },
     };
     assert_eq!(pick("Tag1"), (3, 10));
     assert_eq!(pick("Tag0 || Tag2"), (7, 10));

@@ -18,9 +18,12 @@ fn refused(disk: &TestDisk, config: StoreConfig) -> String {
     match Rig::open(disk.clone(), config, at(99_000)) {
         Ok(_) => panic!("it was opened"),
         Err(error) => {
-            assert!(disk.names().iter().filter(|name| name.starts_with("commitlog")).eq(before
-                .iter()
-                .filter(|name| name.starts_with("commitlog"))));
+            assert!(
+                disk.names()
+                    .iter()
+                    .filter(|name| name.starts_with("commitlog"))
+                    .eq(before.iter().filter(|name| name.starts_with("commitlog")))
+            );
             error.to_string()
         }
     }
@@ -98,8 +101,8 @@ fn damage_below_the_durable_mark_is_refused_and_above_it_when_records_stand_far_
     let unmarked = disk.copy();
     unmarked.lose("keepmq/checkpoint");
     unmarked.rot(LAST, |bytes| bytes[500] ^= 1);
-    let buffer = StoreConfig { buffer_bytes: 4096, ..config() };
-    let text = refused(&unmarked, buffer);
+    let small = StoreConfig { buffer_bytes: 4096, flush_bytes: 0, ..config() };
+    let text = refused(&unmarked, small);
     assert!(text.contains("a whole record stands behind it"), "{text}");
 }
 
@@ -114,7 +117,7 @@ fn somebody_elses_store_is_refused() {
         foreign.lose(name.to_str().unwrap());
     }
     assert!(refused(&foreign, config()).contains("adopt=true"));
-    let adopted = Rig::open(foreign.clone(), StoreConfig { adopt: true, ..config() }, at(99_000)).unwrap();
+    let adopted = Rig::open(foreign, StoreConfig { adopt: true, ..config() }, at(99_000)).unwrap();
     assert_eq!(adopted.bodies("T").len(), 250);
     let again = Rig::open(adopted.disk.copy(), config(), at(99_500)).unwrap();
     assert_eq!(again.bodies("T").len(), 250, "once adopted it is ours");
@@ -149,6 +152,6 @@ fn a_record_that_another_program_appended_is_not_taken_for_ours() {
     let disk = rig.disk.copy();
     disk.rot(FIRST, |file| file[end as usize..][..len].copy_from_slice(&bytes));
     assert!(refused(&disk, config()).contains("another program has appended"));
-    let adopted = Rig::open(disk.clone(), StoreConfig { adopt: true, ..config() }, at(9)).unwrap();
+    let adopted = Rig::open(disk, StoreConfig { adopt: true, ..config() }, at(9)).unwrap();
     assert_eq!(adopted.bodies("T"), [&b"ours"[..], b"theirs"]);
 }

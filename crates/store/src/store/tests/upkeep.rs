@@ -216,7 +216,10 @@ fn closing_makes_everything_durable() {
     assert_eq!(disk.bytes("checkpoint").len(), 4096);
     assert!(!disk.names().contains(&"abort".into()));
     let again = Rig::open(disk, config(), at(5)).unwrap();
-    assert_eq!(again.recovered, Recovered { end: again.recovered.end, tables: b"tables".to_vec(), ..Default::default() });
+    assert_eq!(
+        again.recovered,
+        Recovered { end: again.recovered.end, tables: b"tables".to_vec(), ..Default::default() }
+    );
     assert_eq!(again.bodies("T"), [b"one"]);
 }
 
@@ -229,7 +232,9 @@ fn a_full_disk_stops_no_snapshot_for_good() {
     rig.store.save(b"tables".to_vec());
     rig.store.export(vec![("config/topics.json", b"{}".to_vec())]);
     rig.settle();
-    assert!(!rig.disk.names().iter().any(|name| name.to_string_lossy().contains("meta-0") && name.extension().is_none()));
+    assert!(
+        !rig.disk.names().iter().any(|name| name.to_string_lossy().contains("meta-0") && name.extension().is_none())
+    );
     rig.disk.set_space(None);
     run(&mut rig, 3000);
     assert!(rig.disk.names().contains(&"config/topics.json".into()));

@@ -1,0 +1,419 @@
+use crate::connection::Connection;
+use crate::connections::Connections;
+use crate::incoming::{Cut, Touched};
+use crate::listener::Listeners;
+use crate::seldom::Seldom;
+use crate::shard::NetLimits;
+use keepmq_protocol::frame::Caller;
+use keepmq_protocol::seam::Conn;
+use keepmq_protocol::{Request, Response};
+use keepmq_world::Mono;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Registry, Token};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Tokens of the poll: the waker, then the listeners, then the connections by slot.
+pub(crate) const WAKER: Token = Token(0);
+const DOORS: usize = 1;
+const DOORS_MAX: usize = 15;
+const SLOTS: usize = DOORS + DOORS_MAX;
+
+/// Bytes that one turn reads from one connection, and from all; what is left waits for the next turn.
+const CONNECTION_BYTES: usize = 256 << 10;
+const TURN_BYTES: usize = 4 << 20;
+/// Bytes of one read.
+const SCRATCH: usize = 64 << 10;
+/// Connections that one turn accepts.
+const ACCEPTS: usize = 64;
+/// Longest time between two looks at idle connections.
+const SCAN: Duration = Duration::from_secs(5);
+
+/// The sockets of a shard: who is ready, who is owed a write, who has come and gone. Knows nothing of cores.
+pub(crate) struct Sockets {
+    limits: NetLimits,
+    poll: Poll,
+    events: Events,
+    listeners: Listeners,
+    pub(crate) connections: Connections,
+    /// Slots to read, in turn. May name slots that have been emptied or refilled since: a connection's `queued` decides.
+    ready: VecDeque<usize>,
+    /// Slots to write; `dirty` decides.
+    dirty: Vec<usize>,
+    scan_at: Mono,
+    scratch: Box<[u8]>,
+    /// Who has connected, since it was last asked for.
+    pub(crate) opened: Vec<(Conn, SocketAddr)>,
+    /// Which connections have ended, since it was last asked for.
+    pub(crate) gone: Vec<Gone>,
+    full: Seldom,
+    cut_off: Seldom,
+}
+
+/// A connection that has ended.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    pub(crate) conn: Conn,
+    /// The name under which we dialled it.
+    pub(crate) dialled: Option<Arc<str>>,
+    /// The core has heard of it.
+    pub(crate) announced: bool,
+    pub(crate) why: String,
+}
+
+impl Gone {
+    pub(crate) fn new(connection: &Connection, why: &str) -> Self {
+        let Connection { conn, peer, dialled, announced, .. } = connection;
+        tracing::debug!(?conn, %peer, why, "a connection has ended");
+        Self { conn: *conn, dialled: dialled.clone(), announced: *announced, why: why.to_owned() }
+    }
+}
+
+impl Sockets {
+    pub(crate) fn new(limits: NetLimits) -> io::Result<Self> {
+        Ok(Self {
+            limits,
+            poll: Poll::new()?,
+            events: Events::with_capacity(1024),
+            listeners: Listeners::default(),
+            connections: Connections::new(),
+            ready: VecDeque::new(),
+            dirty: Vec::new(),
+            scan_at: Mono(0),
+            scratch: vec![0; SCRATCH].into(),
+            opened: Vec::new(),
+            gone: Vec::new(),
+            full: Seldom::default(),
+            cut_off: Seldom::default(),
+        })
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        self.poll.registry()
+    }
+
+    /// Largest frame.
+    pub(crate) fn frame_max(&self) -> usize {
+        self.limits.frame_bytes
+    }
+
+    pub(crate) fn listen(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
+        let index = self.listeners.len();
+        assert!(index < DOORS_MAX, "a shard has room for {DOORS_MAX} listeners");
+        let mut listener = TcpListener::bind(address)?;
+        let bound = listener.local_addr()?;
+        self.poll.registry().register(&mut listener, Token(DOORS + index), Interest::READABLE)?;
+        self.listeners.push(listener);
+        tracing::info!(address = %bound, "listening");
+        Ok(bound)
+    }
+
+    /// Nobody is accepted any more.
+    pub(crate) fn stop_listening(&mut self) {
+        self.listeners.close();
+    }
+
+    /// Whether a turn would find something to do without waiting.
+    pub(crate) fn is_busy(&self) -> bool {
+        !(self.ready.is_empty() && self.dirty.is_empty() && self.opened.is_empty() && self.gone.is_empty())
+            || self.listeners.is_busy()
+    }
+
+    /// When to turn at the latest.
+    pub(crate) fn deadline(&self) -> Mono {
+        self.listeners.deadline().map_or(self.scan_at, |again| again.min(self.scan_at))
+    }
+
+    /// Waits until a socket is ready, somebody wakes the poll, or `timeout` is over; notes who is ready.
+    pub(crate) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, Some(timeout)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            polled => polled?,
+        }
+        for event in &self.events {
+            let slot = match event.token() {
+                WAKER => continue,
+                Token(door) if door < SLOTS => {
+                    self.listeners.knock(door - DOORS);
+                    continue;
+                }
+                Token(token) => token - SLOTS,
+            };
+            let Some(connection) = self.connections.at_mut(slot) else { continue };
+            let ends = event.is_read_closed() || event.is_write_closed() || event.is_error();
+            if event.is_readable() || ends {
+                connection.readable = true;
+                connection.hangup |= ends;
+                enqueue(connection, slot, &mut self.ready);
+            }
+            if (event.is_writable() || ends) && connection.out.unsent() > 0 {
+                soil(connection, slot, &mut self.dirty);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn accept(&mut self, now: Mono) {
+        for _ in 0..ACCEPTS {
+            let Some((stream, peer)) = self.listeners.accept(now) else { return };
+            if self.connections.len() >= self.limits.connections {
+                if let Some(others) = self.full.speak(now) {
+                    let limit = self.limits.connections;
+                    tracing::warn!(%peer, limit, others, "refusing a connection: there are as many as may be");
+                }
+                continue;
+            }
+            match self.admit(stream, peer, None, now) {
+                Ok(conn) => {
+                    tracing::debug!(?conn, %peer, "a peer has connected");
+                    self.opened.push((conn, peer));
+                }
+                Err(error) => tracing::warn!(%peer, %error, "a connection cannot be used"),
+            }
+        }
+    }
+
+    /// Takes a connected stream in.
+    pub(crate) fn admit(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        dialled: Option<Arc<str>>,
+        now: Mono,
+    ) -> io::Result<Conn> {
+        stream.set_nodelay(true)?;
+        let full = || io::Error::new(io::ErrorKind::QuotaExceeded, "the table of connections is full");
+        let made = self.connections.insert(|conn| Connection::new(conn, stream, peer, dialled, now));
+        let slot = made.ok_or_else(full)?;
+        let connection = self.connections.at_mut(slot).expect("it was just put there");
+        let conn = connection.conn;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(connection.stream(), Token(SLOTS + slot), interest) {
+            self.connections.remove(slot);
+            return Err(error);
+        }
+        Ok(conn)
+    }
+
+    /// Reads the connections that are ready, within the budgets.
+    pub(crate) fn read(&mut self, now: Mono) -> Vec<Touched> {
+        let mut touched = Vec::with_capacity(self.ready.len());
+        let mut left = TURN_BYTES;
+        for _ in 0..self.ready.len() {
+            if left == 0 {
+                break;
+            }
+            let slot = self.ready.pop_front().expect("as many as were counted");
+            let Some(connection) = self.connections.at_mut(slot) else { continue };
+            if !std::mem::take(&mut connection.queued) {
+                continue;
+            }
+            // A peer that does not take its answers is not asked for more questions; `write` takes it up again.
+            if connection.out.unsent() > self.limits.unsent_bytes {
+                continue;
+            }
+            let (read, end) = connection.read(&mut self.scratch, CONNECTION_BYTES.min(left), now);
+            left = left.saturating_sub(read);
+            if connection.readable && end.is_none() {
+                enqueue(connection, slot, &mut self.ready);
+            }
+            if read > 0 || end.is_some() {
+                touched.push(Touched { slot, end });
+            }
+        }
+        touched
+    }
+
+    /// Forgets what was dealt with, and the connections that have ended with it.
+    pub(crate) fn settle(&mut self, cuts: Vec<Cut>, now: Mono) {
+        for cut in cuts {
+            if cut.end.is_some() {
+                self.connections.remove(cut.slot);
+                continue;
+            }
+            let connection = self.connections.at_mut(cut.slot).expect("a connection that was just read is there");
+            connection.announced |= cut.asked;
+            connection.consume(cut.used);
+            self.connections.weigh(cut.slot);
+        }
+        if self.connections.held() > self.limits.unread_bytes {
+            self.make_room(now);
+        }
+    }
+
+    fn make_room(&mut self, now: Mono) {
+        // Buffers that are only kept for later go first.
+        for slot in self.connections.indexes() {
+            if let Some(connection) = self.connections.at_mut(slot) {
+                connection.release();
+                self.connections.weigh(slot);
+            }
+        }
+        while self.connections.held() > self.limits.unread_bytes {
+            let Some(slot) = self.connections.heaviest() else { return };
+            let connection = self.connections.at(slot).expect("what holds something is there");
+            if let Some(others) = self.cut_off.speak(now) {
+                let (peer, held, limit) = (connection.peer, connection.incoming.len(), self.limits.unread_bytes);
+                tracing::warn!(%peer, held, limit, others, "closing the largest of too many incomplete frames");
+            }
+            self.close(slot, "there was no room for its incomplete frame");
+        }
+    }
+
+    /// Puts an answer where the next write finds it.
+    pub(crate) fn reply(&mut self, to: &Caller, response: &Response, now: Mono) {
+        // Who asked may be gone: then the answer goes nowhere, as the core knows.
+        if !to.oneway {
+            self.queue(to.conn, now, |connection| connection.out.response(to, response));
+        }
+    }
+
+    /// Puts a oneway request where the next write finds it.
+    pub(crate) fn push(&mut self, conn: Conn, request: &Request<'_>, now: Mono) {
+        self.queue(conn, now, |connection| connection.out.oneway(request));
+    }
+
+    /// Puts a frame where the next write finds it.
+    pub(crate) fn send(&mut self, conn: Conn, frame: &[u8], now: Mono) {
+        self.queue(conn, now, |connection| connection.out.frame(frame));
+    }
+
+    fn queue(&mut self, conn: Conn, now: Mono, put: impl FnOnce(&mut Connection)) {
+        if let Some((slot, connection)) = self.connections.find(conn)
+            && has_room(connection, self.limits.unsent_bytes, now)
+        {
+            put(connection);
+            soil(connection, slot, &mut self.dirty);
+        }
+    }
+
+    /// Closes a connection, after what waits for it has been written as far as that goes at once.
+    pub(crate) fn close_politely(&mut self, conn: Conn) {
+        if let Some((slot, connection)) = self.connections.find(conn) {
+            connection.closing = true;
+            soil(connection, slot, &mut self.dirty);
+        }
+    }
+
+    /// Closes a connection that has been silent since `sent`, though it was asked something.
+    pub(crate) fn close_if_silent(&mut self, conn: Conn, sent: Mono) {
+        if let Some((slot, connection)) = self.connections.find(conn)
+            && connection.heard <= sent
+            && !connection.readable
+        {
+            self.close(slot, "a call on it had no answer in time, and nothing else came either");
+        }
+    }
+
+    /// One write for each connection that has something to send.
+    pub(crate) fn write(&mut self, now: Mono) {
+        let limit = self.limits.unsent_bytes;
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..) {
+            let Some(connection) = self.connections.at_mut(slot) else { continue };
+            if !std::mem::take(&mut connection.dirty) {
+                continue;
+            }
+            let written = connection.write(now);
+            let unsent = connection.out.unsent();
+            if let Err(why) = written {
+                self.close(slot, &why);
+            } else if connection.closing {
+                self.close(slot, "the core closed it");
+            } else if connection.choked || unsent > limit.saturating_mul(2) {
+                if let Some(others) = self.cut_off.speak(now) {
+                    let peer = connection.peer;
+                    tracing::warn!(%peer, unsent, limit, others, "cutting off a peer that does not take its answers");
+                }
+                self.close(slot, "it did not take its answers");
+            } else if unsent <= limit && connection.readable {
+                enqueue(connection, slot, &mut self.ready);
+            }
+        }
+        // Its memory, for the next turn; closing adds nothing to it.
+        self.dirty = dirty;
+    }
+
+    /// Now and then: closes connections that were idle for too long, and takes memory back from those that are quiet.
+    pub(crate) fn scan(&mut self, now: Mono) {
+        if now < self.scan_at {
+            return;
+        }
+        let pause = (self.limits.idle / 4).clamp(Duration::from_millis(1), SCAN);
+        self.scan_at = now + pause;
+        for slot in self.connections.indexes() {
+            let Some(connection) = self.connections.at_mut(slot) else { continue };
+            let quiet = now.since(connection.alive());
+            // After a long standstill of this process there may be something from it that was not read yet.
+            if quiet >= self.limits.idle && !connection.queued {
+                self.close(slot, "it was idle");
+            } else if quiet >= pause {
+                connection.release();
+                self.connections.weigh(slot);
+            }
+        }
+    }
+
+    /// The end: writes what is queued, as far as the peers take it until `end`. `clock` tells the time.
+    pub(crate) fn part(&mut self, end: Mono, clock: impl Fn() -> Mono) -> io::Result<()> {
+        self.listeners.close();
+        loop {
+            let now = clock();
+            let mut waiting = 0;
+            for slot in self.connections.indexes() {
+                let Some(connection) = self.connections.at_mut(slot) else { continue };
+                match connection.write(now) {
+                    Ok(()) => waiting += usize::from(connection.out.unsent() > 0),
+                    Err(why) => self.close(slot, &why),
+                }
+            }
+            if waiting == 0 {
+                break;
+            }
+            if now >= end {
+                tracing::warn!(connections = waiting, "ending with answers that their peers did not take in time");
+                break;
+            }
+            self.wait(end.since(now))?;
+        }
+        for slot in self.connections.indexes() {
+            if let Some(connection) = self.connections.at_mut(slot) {
+                connection.part(&mut self.scratch);
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, slot: usize, why: &str) {
+        if let Some(connection) = self.connections.remove(slot) {
+            self.gone.push(Gone::new(&connection, why));
+        }
+    }
+}
+
+/// Puts a connection into the list of those to read.
+fn enqueue(connection: &mut Connection, slot: usize, ready: &mut VecDeque<usize>) {
+    if !std::mem::replace(&mut connection.queued, true) {
+        ready.push_back(slot);
+    }
+}
+
+/// Puts a connection into the list of those to write.
+fn soil(connection: &mut Connection, slot: usize, dirty: &mut Vec<usize>) {
+    if !std::mem::replace(&mut connection.dirty, true) {
+        dirty.push(slot);
+    }
+}
+
+/// Whether one more frame may wait for this peer. A turn may bring more for one peer than ought to wait, though the peer takes it
+/// fast enough: so it is tried before anything is refused.
+fn has_room(connection: &mut Connection, limit: usize, now: Mono) -> bool {
+    let most = limit.saturating_mul(2);
+    if connection.out.unsent() > most && !connection.choked {
+        connection.choked = connection.write(now).is_err() || connection.out.unsent() > most;
+    }
+    !connection.choked
+}
