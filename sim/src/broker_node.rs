@@ -2,7 +2,7 @@
 
 use crate::checkers::{QueueKey, Speaker, key};
 use crate::disk::{DiskOp, Faults, SimDisk};
-use crate::faults::{Demand, Scenario};
+use crate::faults::{Chaos, Demand, Scenario};
 use crate::host::{Directory, Host, Left};
 use crate::net::{LinkId, News};
 use crate::stage::{Due, MICRO, MILLI, NodeId, SECOND, Stage};
@@ -27,11 +27,15 @@ pub(crate) struct BrokerNode {
     running: Option<Running>,
     /// A start is on the agenda.
     booting: bool,
+    /// When its process ended last.
+    pub(crate) ended_at: u64,
     slow_until: u64,
     full_until: u64,
     refused_while_full: bool,
     /// A disk call fails, or has failed, as planned: the store may stop.
     broken: bool,
+    /// Power cuts that still lie in wait for a job that is half done.
+    ambushes: u32,
     pub(crate) state: Wanted,
     config: BrokerConfig,
     store: StoreConfig,
@@ -139,10 +143,12 @@ impl BrokerNode {
             skew: 0,
             running: None,
             booting: false,
+            ended_at: 0,
             slow_until: 0,
             full_until: 0,
             refused_while_full: false,
             broken: false,
+            ambushes: scenario.ambushes,
             state: Wanted::Running,
             config,
             store,
@@ -263,6 +269,11 @@ impl BrokerNode {
         jobs.snapshots |= lent.stage.counts[Rare::SnapshotWritten as usize] > before[Rare::SnapshotWritten as usize];
         lent.stage.line(format_args!("{:?} {lane:?} step of {job:?}: {done:?}", self.node));
         let Some(done) = done else {
+            let often = if jobs.rolls || jobs.snapshots { 6 } else { 60 };
+            if self.ambushes > 0 && self.chance.one_in(often) {
+                self.ambushes -= 1;
+                lent.stage.after(0, Due::Chaos(Chaos::PowerCut(self.node)));
+            }
             jobs.jobs.push_front(job);
             return false;
         };
@@ -416,7 +427,7 @@ impl BrokerNode {
             return;
         }
         self.life += 1;
-        let fuse = if lent.shape.healed || !self.chance.one_in(4) { 0 } else { 1 + self.chance.below(30) as u32 };
+        let fuse = if lent.shape.healed_at.is_some() || !self.chance.one_in(4) { 0 } else { 1 + self.chance.below(30) as u32 };
         self.disk.faults(|faults| faults.fuse = fuse);
         let now = lent.stage.clocks(self.skew);
         lent.stage.line(format_args!("{:?} opens its store, life {}", self.node, self.life));
@@ -531,6 +542,7 @@ impl BrokerNode {
     }
 
     fn process_ended(&mut self, lent: &mut Lent<'_>, power: bool) {
+        self.ended_at = lent.stage.now;
         if let Some(running) = self.running.take() {
             let state = running.host.core.store().state();
             lent.books.shelves[self.node.0].process_ended(&state, &self.disk);
@@ -557,7 +569,11 @@ impl BrokerNode {
                 }
             }
             Exit::Disk(why) => {
-                if !self.broken {
+                if lent.books.shelves[self.node.0].rotten {
+                    // It has come upon the bad bytes, and says so.
+                    lent.stage.happened(Rare::RotReported);
+                    self.state = Wanted::Refusing;
+                } else if !self.broken {
                     lent.stage.blame("exit", format!("a broker gives up its disk although the disk is well: {why}"));
                 }
                 lent.stage.happened(Rare::Fenced);

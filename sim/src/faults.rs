@@ -73,6 +73,10 @@ pub(crate) struct Scenario {
     pub(crate) body: u64,
     /// Longest pause between two acts of a client.
     pub(crate) pause: u64,
+    /// How long a client rests before it sends the last third: long enough for retention to take what there is.
+    pub(crate) rest: u64,
+    /// Power cuts that wait until a job is half done.
+    pub(crate) ambushes: u32,
     /// When everything is well again.
     pub(crate) heal_at: u64,
     pub(crate) chaos: Vec<(u64, Chaos)>,
@@ -119,6 +123,8 @@ impl Scenario {
             sends: 10 + chance.below(40) as u32,
             body: *chance.pick(&[60, 400, 2_000, 6_000]),
             pause: if burst { 6 * MILLI } else { *chance.pick(&[60, 250]) * MILLI },
+            rest: if chance.one_in(5) { 10 * SECOND } else { 0 },
+            ambushes: if kinds.power { chance.below(4) as u32 } else { 0 },
             heal_at: SECOND * (3 + chance.below(9)),
             chaos: Vec::new(),
         };

@@ -240,6 +240,11 @@ impl Net {
                 // The greeting is still under way; whoever runs here when it arrives will answer it.
                 continue;
             }
+            if mine == DIALLER && !link.accepted {
+                // A process that is gone does not finish a greeting.
+                self.links.remove(&id);
+                continue;
+            }
             if !link.ends[mine].open {
                 continue;
             }

@@ -140,7 +140,8 @@ impl Universe {
             clients: self.scenario.clients,
             body: self.scenario.body,
             pause: self.scenario.pause,
-            healed: self.healed_at.is_some(),
+            rest: self.scenario.rest,
+            healed_at: self.healed_at,
         }
     }
 
@@ -305,9 +306,13 @@ impl Universe {
         let now = self.stage.now;
         let healed = self.healed_at.unwrap_or(now);
         if let Some(quiet) = self.quiet_at {
-            let settle = SECOND * 8 + 2 * self.scenario.register_every_ms * MILLI;
-            if now < quiet + settle {
-                return self.stage.at(quiet + settle, Due::Review);
+            // Brokers register again and again; who has gone without a word is missed when its connection breaks.
+            let registered = quiet + SECOND * 8 + 2 * self.scenario.register_every_ms * MILLI;
+            let gone = self.brokers.iter().filter(|broker| broker.state == Wanted::Retired);
+            let missed = gone.map(|broker| broker.ended_at + 45 * SECOND).max().unwrap_or_default();
+            let settled = registered.max(missed);
+            if now < settled {
+                return self.stage.at(settled, Due::Review);
             }
             return self.end();
         }

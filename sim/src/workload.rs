@@ -47,7 +47,9 @@ pub(crate) struct Shape {
     pub(crate) clients: usize,
     pub(crate) body: u64,
     pub(crate) pause: u64,
-    pub(crate) healed: bool,
+    pub(crate) rest: u64,
+    /// When everything was well again.
+    pub(crate) healed_at: Option<u64>,
 }
 
 pub(crate) struct Client {
@@ -59,6 +61,8 @@ pub(crate) struct Client {
     answered: BTreeSet<i32>,
     /// Messages still to be sent.
     sends: u32,
+    /// It rests when no more than so many are left.
+    rests_at: Option<u32>,
     sent: u64,
     /// Topics that it still has to create.
     creates: Vec<(usize, &'static str)>,
@@ -133,6 +137,7 @@ impl Client {
             waiting: BTreeMap::new(),
             answered: BTreeSet::new(),
             sends,
+            rests_at: (shape.rest > 0).then_some(sends / 3),
             sent: 0,
             creates,
             readers,
@@ -146,6 +151,11 @@ impl Client {
 
     /// Does one thing, and comes back after a pause.
     pub(crate) fn act(&mut self, lent: &mut Lent<'_>) {
+        if self.rests_at == Some(self.sends) {
+            self.rests_at = None;
+            let rest = lent.shape.rest;
+            return lent.stage.after(rest, Due::Client { node: self.node });
+        }
         let longest = if self.sends > 0 { lent.shape.pause } else { 400 * MILLI };
         let pause = lent.stage.delay(MILLI, longest);
         lent.stage.after(pause, Due::Client { node: self.node });
@@ -426,10 +436,7 @@ impl Client {
     /// No answer in time.
     pub(crate) fn late(&mut self, lent: &mut Lent<'_>, opaque: i32) {
         let Some(waiting) = self.waiting.remove(&opaque) else { return };
-        if lent.shape.healed
-            && lent.stage.now > waiting.since + PATIENCE - 1
-            && self.links.contains_key(&NodeId(waiting.broker))
-        {
+        if lent.shape.healed_at.is_some_and(|healed| waiting.since >= healed) {
             let since = waiting.since as f64 / 1e9;
             lent.stage.blame("liveness", format!("no answer to {:?}/{opaque}, asked at {since} s", waiting.link));
         }
@@ -562,6 +569,10 @@ impl Client {
                     let queue = (parcel.topic, place.queue);
                     match code {
                         ResponseCode::Success => lent.books.kept(stage, by, queue, offset, at, *id),
+                        // An earlier try may have another place.
+                        _ if parcel.tries > 0 => {
+                            lent.books.note(stage, Entry::Answered { id: *id, answer: Answer::Unknown });
+                        }
                         _ => lent.books.timed_out(stage, by, queue, offset, *id),
                     }
                 }

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What comes to a shard from other threads.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a reply is moved twice and read once; a box would be one more allocation for each")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a reply is moved twice and read once; a box would be one more allocation for each"
+)]
 pub enum Word<D> {
     /// The core's own work has ended.
     Done(D),

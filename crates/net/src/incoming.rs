@@ -68,7 +68,7 @@ pub(crate) fn take<'b>(
                 Err(error) => {
                     let seen = rest[..rest.len().min(SHOWN)].escape_ascii();
                     if let Some(others) = complaints.lengths.speak(now) {
-                        tracing::warn!(peer = %connection.peer, %error, %seen, others, "closing a connection that does not speak the remoting protocol");
+                        tracing::warn!(peer = %connection.peer, %error, %seen, others, "closing a connection: this is not remoting");
                     }
                     cut.end = Some(error.to_string());
                     break;

@@ -55,7 +55,7 @@ impl Listeners {
                     // Whoever came has gone again; the next one may be there.
                     Err(error) if is_about_the_one(&error) => {}
                     Err(error) => {
-                        tracing::warn!(%error, pause = ?BACK_OFF, "no connection can be accepted for now; is the limit of open files too low?");
+                        tracing::warn!(%error, pause = ?BACK_OFF, "cannot accept for now; is the limit of open files too low?");
                         self.again = Some(now + BACK_OFF);
                         return None;
                     }

@@ -16,6 +16,7 @@ pub struct NetLimits {
     /// Connections, of both kinds. Those that we make ourselves count, but are never refused for it. A million at most.
     pub connections: usize,
     /// Unsent bytes of one connection: nothing more is read from it beyond this, and it is cut off at twice as much.
+    /// More than the answers to all that one client may ask at once, or the client is cut off for asking.
     pub unsent_bytes: usize,
     /// Bytes of incomplete frames, of all connections together. Beyond it the connection that holds the most is closed.
     pub unread_bytes: usize,

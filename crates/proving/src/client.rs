@@ -1,6 +1,7 @@
 //! A blocking client that speaks frames, several requests in flight if wanted.
 
 use anyhow::{Context, Result, bail, ensure};
+use keepmq_protocol::body::SubscriptionGroup;
 use keepmq_protocol::frame::{self, FRAME_MAX, Form};
 use keepmq_protocol::header::Str;
 use keepmq_protocol::message::{self, property};
@@ -162,6 +163,12 @@ impl Client {
             attributes: None,
         };
         self.must(&Request::CreateTopic(create)).map(drop)
+    }
+
+    /// Creates a consumer group.
+    pub fn create_group(&mut self, group: &str) -> Result<()> {
+        let group = SubscriptionGroup { group_name: group.to_owned(), ..SubscriptionGroup::default() };
+        self.must(&Request::CreateGroup(Box::new(group))).map(drop)
     }
 
     /// Sends one message and waits; any code but SEND_OK is an error.

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 const CLIENTS: &[&str] = &["4.9.8", "5.3.3"];
 /// Version of the broker that opens our store.
 const BROKER: &str = "5.3.3";
-/// Small segments, so that the store that Java opens has several.
-const SEGMENT: u64 = 1024 * 1024;
+/// Small segments, so that the store that Java opens has several. They must hold the largest message.
+const SEGMENT: u64 = 8 * 1024 * 1024;
 /// Longest that one command of a program may take.
 const COMMAND: Duration = Duration::from_secs(240);
 /// Messages that a Java broker must find in our store.
@@ -149,11 +149,16 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 fn wait_for_route(name_server: SocketAddr, topic: &str) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     let asked = Request::RouteInfo(RouteInfo { topic: topic.into(), standard_json: Some(true) });
-    while !Client::connect(name_server)?.ask(&asked)?.is_ok() {
-        ensure!(Instant::now() < end, "the name server has no route for {topic} after {PATIENCE:?}");
+    loop {
+        // It may still be starting, and end connections it cannot serve yet.
+        let seen = match Client::connect(name_server).and_then(|mut client| client.ask(&asked)) {
+            Ok(response) if response.is_ok() => return Ok(()),
+            Ok(response) => format!("code {}", response.code),
+            Err(error) => format!("{error:#}"),
+        };
+        ensure!(Instant::now() < end, "the name server has no route for {topic} after {PATIENCE:?}: {seen}");
         std::thread::sleep(Duration::from_millis(50));
     }
-    Ok(())
 }
 
 /// Starts RocketMQ's broker on a copy of our store, in our broker's place.

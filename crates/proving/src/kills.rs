@@ -47,7 +47,9 @@ fn story(binary: &Path, folder: &Path, mode: Mode, count: u64, seed: u64) -> Res
     let scene = Scene::new(binary, folder)?.flushing(mode).with("mappedFileSizeCommitLog", &SEGMENT);
     let mut chance = Chance::new(seed);
     let (mut broker, _) = scene.start_broker()?;
-    Client::connect(scene.broker)?.create_topic(TOPIC, i32::try_from(QUEUES)?)?;
+    let mut client = Client::connect(scene.broker)?;
+    client.create_topic(TOPIC, i32::try_from(QUEUES)?)?;
+    client.create_group(GROUP)?;
     let load = Load::start(scene.broker, CONNECTIONS, DEPTH, Books::open(&folder.join("ledger"))?);
     let mut hits = Hits::default();
     let mut restarts = Vec::new();

@@ -1,7 +1,7 @@
 //! From tails to blocks: what the next piece of the block log holds, and what its durability means.
 
 use super::block_log::{BlockFile, BlockWrite, FILE_HEAD, FULL, Found, Piece, block_bytes};
-use super::consume_queue::{Entry, Queue, QueueIx, Slot};
+use super::consume_queue::{Entry, Queue, QueueIx, Slot, WARM};
 use super::table::Queues;
 use keepmq_protocol::{LogOffset, Topic};
 use std::collections::BTreeMap;
@@ -63,12 +63,12 @@ enum Part {
 }
 
 /// Bytes of the block files: all, and those that live.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub(crate) struct BlockFiles {
     files: BTreeMap<u32, Space>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 struct Space {
     total: u64,
     live: u64,
@@ -227,6 +227,7 @@ impl Queues {
             match part {
                 Part::Tombstone(first) => {
                     queue.unsaved = u32::try_from(queue.next - first).expect("unsaved messages are in memory");
+                    queue.drop_blocks(first, name, files);
                 }
                 Part::Block(slot, last) => {
                     queue.place(slot, last, name, files).expect("blocks continue what was saved before");
@@ -235,10 +236,10 @@ impl Queues {
             }
             // What was retired or deleted meanwhile. After a deletion whose tombstone is still to come they stay.
             if !queue.cleared {
-                queue.drop_dead_blocks(name, files);
+                queue.drop_blocks(queue.min, name, files);
             }
             let held = queue.held();
-            queue.cool_old();
+            queue.cool(WARM);
             self.checkpoints.cooled(held, queue);
         }
         self.cool_tails();

@@ -154,12 +154,12 @@ pub(super) struct Queue {
     pub(super) min: u64,
     /// Messages that wait for commit: the last ones.
     pub(super) unseen: u32,
-    /// Messages that no durable block holds: the last ones, or, when `min` has passed some of them, offsets.
+    /// Messages that no durable block holds: the last ones.
     pub(super) unsaved: u32,
     /// Position and store time of the last entry of a durable block.
     pub(super) saved_at: u64,
     pub(super) saved_stored: i64,
-    /// Ends before `next`; holds at least what is unsaved and not lost. Boxed: most queues of many have none.
+    /// Ends before `next`; holds at least what is unsaved and not deleted. Boxed: most queues of many have none.
     #[expect(clippy::box_collection, reason = "a million idle queues pay 8 bytes instead of 32")]
     tail: Option<Box<VecDeque<Packed>>>,
     pub(super) blocks: Vec<Slot>,
@@ -176,7 +176,7 @@ pub(super) struct Queue {
 /// What an empty tail costs beside its entries, for the budget of all tails.
 const TAIL_BYTES: usize = 100;
 /// Entries of a tail that a checkpoint leaves in memory.
-const WARM: usize = 2 * FULL;
+pub(super) const WARM: usize = 2 * FULL;
 
 impl Queue {
     pub(super) fn new(topic: u32, id: u32) -> Self {
@@ -351,7 +351,7 @@ impl Queue {
             return Err(format!("the queue ends at {first}, but it went up to {} before", self.next));
         }
         (self.next, self.min, self.unsaved) = (first, first, 0);
-        self.drop_dead_blocks(name, files);
+        self.drop_blocks(first, name, files);
         Ok(())
     }
 
@@ -366,9 +366,9 @@ impl Queue {
         }
     }
 
-    /// Forgets blocks that hold only what lies before `min`.
-    pub(super) fn drop_dead_blocks(&mut self, name: usize, files: &mut BlockFiles) {
-        let dead = self.blocks.iter().take_while(|slot| slot.end() <= self.min).count();
+    /// Forgets the blocks that hold only what lies before `first`: it is lost, and that is durable.
+    pub(super) fn drop_blocks(&mut self, first: u64, name: usize, files: &mut BlockFiles) {
+        let dead = self.blocks.iter().take_while(|slot| slot.end() <= first).count();
         for slot in self.blocks.drain(..dead) {
             files.less(&slot, name);
         }
@@ -393,7 +393,7 @@ impl Queue {
         first
     }
 
-    /// Lets go of the tail's entries that a block holds: all (`keep` 0), or those before the last ones.
+    /// Lets go of the tail's entries that a durable block holds, but for the last `keep`.
     pub(super) fn cool(&mut self, keep: usize) {
         let (saved, first) = (self.saved().max(self.min), self.tail_first());
         let Some(tail) = &mut self.tail else { return };
@@ -404,11 +404,6 @@ impl Queue {
         } else if tail.capacity() > 2 * tail.len().max(FULL) {
             tail.shrink_to_fit();
         }
-    }
-
-    /// As `cool`, leaving what a warm queue keeps.
-    pub(super) fn cool_old(&mut self) {
-        self.cool(WARM);
     }
 
     /// The last block that begins before `min` of the log, unless all of the queue lies before it: in it or behind it is the

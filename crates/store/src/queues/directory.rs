@@ -101,12 +101,11 @@ impl Queues {
             files.more(&last, topic.as_str().len());
             queue.blocks.push(last);
         }
-        if queue.min > queue.next || last.end() > queue.next {
-            return Err(format!(
-                "queue {id} of topic {topic} goes from {} to {}",
-                queue.min.max(last.end()),
-                queue.next
-            ));
+        let follow = queue.blocks.windows(2).all(|pair| pair[0].end() == pair[1].first);
+        let reach = queue.min == queue.next || queue.blocks.first().is_some_and(|slot| slot.first <= queue.min);
+        let end = queue.blocks.last().map_or(queue.next, Slot::end);
+        if !follow || !reach || end != queue.next || queue.min > queue.next {
+            return Err(format!("the blocks of queue {id} of topic {topic} do not hold {}..{}", queue.min, queue.next));
         }
         if planted!("offsets-restart-after-retention") && queue.blocks.is_empty() {
             (queue.min, queue.next) = (0, 0);

@@ -186,7 +186,7 @@ impl Queues {
             queue.retire(first.0);
             self.checkpoints.cooled(held, queue);
             if !queue.cleared {
-                queue.drop_dead_blocks(name, &mut self.checkpoints.files);
+                queue.drop_blocks(queue.min, name, &mut self.checkpoints.files);
             }
         }
     }

@@ -712,7 +712,8 @@ fn a_deletion_that_a_power_cut_undoes_costs_nothing() {
     let saved = [Append(0, 5, 1), Append(1, 300, 0), Sync, Checkpoint, Written];
     let retired_meanwhile = [Survey(1), Delete(0), Retire, Snapshot, Crash(0)];
     let deleted_in_flight = [Append(0, 5, 1), Sync, Checkpoint, Delete(0), Written, Snapshot, Crash(0)];
-    for rest in [&retired_meanwhile[..], &deleted_in_flight] {
+    let deleted_twice = [Delete(0), Sync, Checkpoint, Append(0, 5, 1), Delete(0), Written, Snapshot, Crash(0)];
+    for rest in [&retired_meanwhile[..], &deleted_in_flight, &deleted_twice] {
         play(1 << 30, &[&saved[..], rest].concat());
     }
 }

@@ -17,6 +17,7 @@ import org.apache.rocketmq.client.consumer.PullResult;
 import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendResult;
+import org.apache.rocketmq.client.producer.SendStatus;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
@@ -54,7 +55,11 @@ final class Consumes {
             Message message = new Message(topic, "tag" + number, "key-" + number, bodies[number]);
             message.setFlag(1000 + number);
             message.putUserProperty("user", "value " + number + " ü");
-            results.put("key-" + number, producer.send(message));
+            SendResult result = producer.send(message);
+            if (result.getSendStatus() != SendStatus.SEND_OK) {
+                throw new IllegalStateException("a body of " + bodies[number].length + " bytes: " + result);
+            }
+            results.put("key-" + number, result);
             sent.put("key-" + number, message);
         }
         try (Check check = new Check("a push consumer receives every body unchanged");
