@@ -66,6 +66,11 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
         make_first_segment(&files)?;
         bases.push(0);
     }
+    // A killed process may have made, renamed or removed names without syncing their folder: they are there, and a power cut
+    // could still take them back. Nothing is built on them before they are durable.
+    for folder in ["", OWN_DIR, LOG_DIR] {
+        files.sync_dir(Path::new(folder))?;
+    }
     let slot = known.unwrap_or_default();
     check_segments(&files, config, &mut bases, known.map(|slot| slot.log_min))?;
     let log_min = bases[0];
@@ -104,6 +109,7 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
             format!("the log ends at {end}, but everything before {} was durable", durable.max(snapshot_at)),
         ));
     }
+    write_again(&files, slot.durable.max(log_min), end)?;
     if identity.adopted == u64::MAX || rebuild.foreign {
         identity.adopted = end;
         files.replace(Path::new(identity::PATH), &identity.encode())?;
@@ -389,6 +395,29 @@ fn write_checkpoint<D: Disk>(
     Ok(())
 }
 
+/// Writes what stands between two positions over itself, and syncs it.
+///
+/// After a sync that failed, the kernel may show bytes that never reached the disk, and take them for clean: another sync
+/// would find nothing to do. Only bytes that are written again are sure to be written.
+fn write_again<D: Disk>(files: &Files<D>, from: u64, end: u64) -> Result<(), OpenError> {
+    let mut at = from;
+    let mut bytes = vec![0; 1 << 20];
+    while at < end {
+        let base = files.base(at);
+        let path = segment_path(base);
+        let segment = files.open_segment(base)?;
+        let stop = end.min(base + files.segment_bytes);
+        while at < stop {
+            let size = usize::try_from(stop - at).map_or(bytes.len(), |rest| rest.min(bytes.len()));
+            segment.read_at(at - base, &mut bytes[..size]).map_err(failed("read", &path))?;
+            segment.write_at(at - base, &bytes[..size]).map_err(failed("write", &path))?;
+            at += size as u64;
+        }
+        segment.sync_data().map_err(failed("sync", &path))?;
+    }
+    Ok(())
+}
+
 // ---- snapshot and index ------------------------------------------------------------------------------------------------
 
 /// The newest snapshot that can be read, with its queues.
@@ -474,8 +503,13 @@ fn adopt_blocks<D: Disk>(files: &Files<D>, queues: &mut Queues) -> Result<Vec<u3
         let end = queues.adopt(number, start, &bytes).map_err(|what| damaged(&path, what))?;
         if end < len {
             file.truncate(end).map_err(failed("truncate", &path))?;
-            file.sync_data().map_err(failed("sync", &path))?;
         }
+        // As the log's tail: one piece was under way when the last process ended, and its sync may have failed.
+        let whole = usize::try_from(end - start).expect("part of what was read");
+        let last = BlockFile::last_piece(&bytes[..whole]).map_or(0, |at| at.saturating_sub(start));
+        let last = usize::try_from(last).expect("part of what was read");
+        file.write_at(start + last as u64, &bytes[last..whole]).map_err(failed("write", &path))?;
+        file.sync_data().map_err(failed("sync", &path))?;
     }
     Ok(numbers)
 }

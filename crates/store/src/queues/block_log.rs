@@ -231,6 +231,12 @@ impl BlockFile {
         Ok(found.entries.iter().map(Entry::unpack).collect())
     }
 
+    /// Where in the file the piece begins whose mark these bytes end with.
+    pub(crate) fn last_piece(bytes: &[u8]) -> Option<u64> {
+        let mark = bytes.last_chunk::<MARK>().filter(|mark| mark.starts_with(MARK_MAGIC))?;
+        Cursor::new(&mark[16..]).u64().ok()
+    }
+
     /// Whether the file has a head of ours; false when nothing of it was ever written.
     pub(super) fn check_head(bytes: &[u8], file: u32, store_id: &[u8; 16]) -> Result<bool, String> {
         // The head lies in one sector: after a power cut it is there or it is not.

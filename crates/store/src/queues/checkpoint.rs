@@ -51,6 +51,8 @@ struct InFlight {
     end: u64,
     indexed: LogOffset,
     parts: Vec<(QueueIx, Part)>,
+    /// The file that its copied blocks are read from.
+    copied_from: Option<u32>,
 }
 
 enum Part {
@@ -163,10 +165,10 @@ impl Queues {
             self.checkpoints.buffer = piece.bytes;
             return None;
         }
-        self.copy_forward(&mut piece, &mut parts);
+        let copied_from = self.copy_forward(&mut piece, &mut parts);
         let write = piece.mark(synced);
         let end = write.at + write.bytes.len() as u64;
-        self.checkpoints.in_flight = Some(InFlight { file, end, indexed: synced, parts });
+        self.checkpoints.in_flight = Some(InFlight { file, end, indexed: synced, parts, copied_from });
         Some(write)
     }
 
@@ -197,10 +199,10 @@ impl Queues {
         }
     }
 
-    /// Moves some live blocks out of a mostly dead file, so that it can go.
-    fn copy_forward(&mut self, piece: &mut Piece, parts: &mut Vec<(QueueIx, Part)>) {
+    /// Moves some live blocks out of a mostly dead file, so that it can go; answers which.
+    fn copy_forward(&mut self, piece: &mut Piece, parts: &mut Vec<(QueueIx, Part)>) -> Option<u32> {
         let mostly_dead = || self.checkpoints.files.mostly_dead(piece.file).map(|file| (file, 0));
-        let Some((file, start)) = self.checkpoints.copying.or_else(mostly_dead) else { return };
+        let (file, start) = self.checkpoints.copying.or_else(mostly_dead)?;
         let (mut ix, full) = (start, piece.bytes.len() + COPIED_BYTES);
         while ix < self.queues.len().min(start + LOOKED_AT) && piece.bytes.len() < full {
             let of = QueueIx(ix as u32);
@@ -212,6 +214,7 @@ impl Queues {
             ix += 1;
         }
         self.checkpoints.copying = (ix < self.queues.len()).then_some((file, ix));
+        Some(file)
     }
 
     /// The piece is durable: its blocks join the directory. Returns the position up to which the index is now durable.
@@ -265,11 +268,15 @@ impl Queues {
         }
     }
 
-    /// The files that `encode` speaks of now, ascending, the one that is being written among them. Files with higher numbers
-    /// came later; whoever recovers from a snapshot taken now needs those, too.
+    /// The files that `encode` speaks of now and those that a piece in flight reads, ascending; the one that is being written
+    /// is the last. Files with higher numbers came later; whoever recovers from a snapshot taken now needs those, too.
     pub(crate) fn live_files(&self) -> Vec<u32> {
-        let current = self.checkpoints.end.0;
-        self.checkpoints.files.live().map(|(file, _)| file).filter(|file| *file < current).chain([current]).collect()
+        let live = self.checkpoints.files.live().map(|(file, _)| file);
+        let read = self.checkpoints.in_flight.as_ref().and_then(|piece| piece.copied_from);
+        let mut files: Vec<u32> = live.chain(read).chain([self.checkpoints.end.0]).collect();
+        files.sort_unstable();
+        files.dedup();
+        files
     }
 
     // ---- recovery -------------------------------------------------------------------------------------------------------

@@ -388,6 +388,7 @@ fn a_filter_and_a_search_by_time() {
     assert!(rig.store.earliest("U", 0).is_none());
 }
 
+mod dead_processes;
 mod power_cuts;
 mod refusals;
 mod upkeep;
