@@ -13,7 +13,7 @@ use keepmq_protocol::frame::Form;
 use keepmq_protocol::record;
 use keepmq_protocol::seam::{CallId, Event, Exit};
 use keepmq_protocol::{Request, Response};
-use keepmq_store::{Files, Job, Lane, LogReader, OpenError, ReadError, Served, Store, StoreConfig};
+use keepmq_store::{Files, Job, JobDone, Lane, LogReader, OpenError, ReadError, Served, Store, StoreConfig};
 use keepmq_world::Chance;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub(crate) struct BrokerNode {
     running: Option<Running>,
     /// A start is on the agenda.
     booting: bool,
+    /// When its core hears of the last job that has ended.
+    told_at: u64,
     /// When its process ended last.
     pub(crate) ended_at: u64,
     slow_until: u64,
@@ -143,6 +145,7 @@ impl BrokerNode {
             skew: 0,
             running: None,
             booting: false,
+            told_at: 0,
             ended_at: 0,
             slow_until: 0,
             full_until: 0,
@@ -248,13 +251,19 @@ impl BrokerNode {
         if !self.is(life) {
             return;
         }
-        if self.step_job(lent, lane) {
-            return self.settle(lent);
+        if !self.step_job(lent, lane) {
+            self.schedule(lent.stage, lane);
         }
-        self.schedule(lent.stage, lane);
     }
 
-    /// Whether the job has ended; then the core knows, and the next one is on its way.
+    /// A job has ended, and the core hears of it.
+    pub(crate) fn done(&mut self, lent: &mut Lent<'_>, life: u32, done: JobDone) {
+        let Some(running) = self.running.as_mut().filter(|_| self.life == life) else { return };
+        running.host.event(lent.stage, Event::Done(done));
+        self.settle(lent);
+    }
+
+    /// Whether the job has ended; then the word of it and the next one are on their way.
     fn step_job(&mut self, lent: &mut Lent<'_>, lane: Lane) -> bool {
         let Some(running) = &mut self.running else { return false };
         let jobs = running.lane(lane);
@@ -269,7 +278,7 @@ impl BrokerNode {
         jobs.snapshots |= lent.stage.counts[Rare::SnapshotWritten as usize] > before[Rare::SnapshotWritten as usize];
         lent.stage.line(format_args!("{:?} {lane:?} step of {job:?}: {done:?}", self.node));
         let Some(done) = done else {
-            let often = if jobs.rolls || jobs.snapshots { 6 } else { 60 };
+            let often = if jobs.rolls || jobs.snapshots { 6 } else { 25 };
             if self.ambushes > 0 && self.chance.one_in(often) {
                 self.ambushes -= 1;
                 lent.stage.after(0, Due::Chaos(Chaos::PowerCut(self.node)));
@@ -279,7 +288,11 @@ impl BrokerNode {
         };
         let more = !jobs.jobs.is_empty();
         (jobs.begun, jobs.rolls, jobs.snapshots) = (false, false, false);
-        running.host.event(lent.stage, Event::Done(done));
+        // The word of it may come a little later than the deed, and not at all when something happens in between.
+        let late = self.chance.one_in(4).then(|| self.chance.below(2 * MILLI)).unwrap_or_default();
+        self.told_at = self.told_at.max(lent.stage.now + late);
+        let due = Due::Done { node: self.node, life: self.life, done: Box::new(done) };
+        lent.stage.at(self.told_at, due);
         if more {
             self.schedule(lent.stage, lane);
         }
@@ -329,6 +342,7 @@ impl BrokerNode {
                     lent.stage.blame("bad-bytes", format!("{path} is read as damaged at {at}: {what}"));
                 }
             }
+            Err(ReadError::Io { .. }) if self.broken => {}
             Err(ReadError::Io { path, why }) => lent.stage.blame("read", format!("{path} cannot be read: {why}")),
             _ => {}
         }
@@ -338,22 +352,16 @@ impl BrokerNode {
 
     /// Carries out what the core wants until it wants nothing more.
     fn settle(&mut self, lent: &mut Lent<'_>) {
-        loop {
-            let Some(running) = &mut self.running else { return };
-            let mut again = false;
-            for left in running.host.settle(lent.stage, lent.net, lent.directory) {
-                match left {
-                    Left::Answered { .. } => {}
-                    Left::Work(Task::Serve(serve)) => self.serve(lent, serve),
-                    Left::Work(Task::Job(job)) => again |= self.job(lent, job),
-                    Left::Exit(exit) => return self.exit(lent, &exit),
-                }
-            }
-            self.note_ops(lent);
-            if !again {
-                return;
+        let Some(running) = &mut self.running else { return };
+        for left in running.host.settle(lent.stage, lent.net, lent.directory) {
+            match left {
+                Left::Answered { .. } => {}
+                Left::Work(Task::Serve(serve)) => self.serve(lent, serve),
+                Left::Work(Task::Job(job)) => self.job(lent, job),
+                Left::Exit(exit) => return self.exit(lent, &exit),
             }
         }
+        self.note_ops(lent);
     }
 
     fn serve(&mut self, lent: &mut Lent<'_>, serve: Serve) {
@@ -370,23 +378,19 @@ impl BrokerNode {
         }
     }
 
-    /// Puts a job into its lane, or does a quick one here. Whether the core has something new to handle.
-    fn job(&mut self, lent: &mut Lent<'_>, job: Job) -> bool {
+    /// Puts a job into its lane, or does a quick one here.
+    fn job(&mut self, lent: &mut Lent<'_>, job: Job) {
         let lane = job.lane();
         let here = job.is_quick() && !self.chance.one_in(4);
-        let Some(running) = &mut self.running else { return false };
+        let Some(running) = &mut self.running else { return };
         let jobs = running.lane(lane);
         let idle = jobs.jobs.is_empty();
         jobs.jobs.push_back(job);
-        if !idle {
-            return false;
-        }
-        if here {
+        if idle && here {
             while !self.step_job(lent, lane) {}
-            return true;
+        } else if idle {
+            self.schedule(lent.stage, lane);
         }
-        self.schedule(lent.stage, lane);
-        false
     }
 
     fn note_ops(&mut self, lent: &mut Lent<'_>) {
@@ -427,7 +431,8 @@ impl BrokerNode {
             return;
         }
         self.life += 1;
-        let fuse = if lent.shape.healed_at.is_some() || !self.chance.one_in(4) { 0 } else { 1 + self.chance.below(30) as u32 };
+        let fuse =
+            if lent.shape.healed_at.is_some() || !self.chance.one_in(4) { 0 } else { 1 + self.chance.below(30) as u32 };
         self.disk.faults(|faults| faults.fuse = fuse);
         let now = lent.stage.clocks(self.skew);
         lent.stage.line(format_args!("{:?} opens its store, life {}", self.node, self.life));
@@ -610,7 +615,7 @@ impl BrokerNode {
     /// Synced bytes go bad, in a file that a stopped store left behind.
     fn rot(&mut self, lent: &mut Lent<'_>) {
         self.state = Wanted::Running;
-        let dir = if self.chance.one_in(4) { "keepmq" } else { "commitlog" };
+        let dir = if self.chance.one_in(2) { "keepmq" } else { "commitlog" };
         let files = self.disk.files(dir);
         let used = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         let files: Vec<_> =
@@ -620,12 +625,15 @@ impl BrokerNode {
         }
         let (name, used) = self.chance.pick(&files).clone();
         let at = self.chance.below(used as u64) as usize;
-        let kind = self.chance.below(3);
+        let other = self.chance.below(used as u64) as usize / 512 * 512;
+        let kind = self.chance.below(4);
         let path = format!("{dir}/{name}");
         lent.stage.line(format_args!("{path} goes bad at {at} of {used}, kind {kind}"));
         self.disk.rot(&path, |bytes| match kind {
             0 => bytes[at] ^= 1 << (at % 8),
+            // A write that was lost, one that went astray, bytes that were hit.
             1 => bytes[at / 512 * 512..].iter_mut().take(512).for_each(|byte| *byte = 0),
+            2 => bytes.copy_within(other..(other + 512).min(used), (at / 512 * 512).min(bytes.len() - 512)),
             _ => bytes[at..].iter_mut().take(16).for_each(|byte| *byte ^= 0x5A),
         });
         lent.books.shelves[self.node.0].rotten = true;

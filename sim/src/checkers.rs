@@ -220,6 +220,12 @@ impl Books {
         }
     }
 
+    /// Everything that was confirmed by a broker.
+    pub(crate) fn all_confirmed(&self, broker: usize) -> Vec<(String, QueueKey, i64)> {
+        let confirmed = self.shelves[broker].confirmed.iter();
+        confirmed.map(|((group, queue), (offset, _))| (group.clone(), *queue, *offset)).collect()
+    }
+
     /// What was confirmed for a group so far.
     pub(crate) fn confirmed_offset(&self, broker: usize, group: &str, queue: QueueKey) -> Option<(i64, u32)> {
         self.shelves[broker].confirmed.get(&(group.to_owned(), queue)).copied()
@@ -408,6 +414,14 @@ impl Shelf {
                     format!("segment {start} differs between {from} and {to} from what was written"),
                 );
             }
+            // Anything left there would come back to life when the log has grown up to it.
+            let behind = bytes.get(end.saturating_sub(*start) as usize..).unwrap_or_default();
+            if let Some(left) = behind.iter().position(|byte| *byte != 0) {
+                stage.blame(
+                    "erased",
+                    format!("the log ends at {end}, and segment {start} is not empty {left} bytes behind"),
+                );
+            }
         }
         let torn_at = before.segments.iter().find(|(start, bytes)| (*start..start + bytes.len() as u64).contains(&end));
         if let Some((start, bytes)) = torn_at
@@ -419,6 +433,7 @@ impl Shelf {
             stage.happened(Rare::BatchCut);
         }
         let mut next: BTreeMap<QueueKey, u64> = BTreeMap::new();
+        let mut of_batch = 0u32;
         let mut kept = self.kept.range(min..end).peekable();
         let mut wrong = None;
         let mut reached = min;
@@ -427,6 +442,8 @@ impl Shelf {
                 continue;
             }
             reached = walk(*start, bytes, min.max(*start), end, |record| {
+                let count = find(record.properties, property::BATCH).and_then(|count| count.parse().ok());
+                of_batch = count.unwrap_or(of_batch).saturating_sub(1);
                 let Some(queue) = key(record.topic, record.queue_id) else { return };
                 let (offset, at) = (record.queue_offset.0, record.at.0);
                 if let Some(wanted) = next.insert(queue, offset + 1)
@@ -442,6 +459,10 @@ impl Shelf {
                     }
                 }
             });
+        }
+        if of_batch > 0 {
+            wrong =
+                Some(("batch-whole", format!("the log ends at {end} inside a batch, {of_batch} messages are missing")));
         }
         if let Some((at, message)) = kept.next() {
             wrong =

@@ -34,6 +34,9 @@ pub(crate) struct Faults {
     pub(crate) sync: u32,
     pub(crate) rename: u32,
     pub(crate) sync_dir: u32,
+    pub(crate) create: u32,
+    pub(crate) remove: u32,
+    pub(crate) read: u32,
     /// No space for new files.
     pub(crate) full: bool,
     /// Power goes, and nothing is done any more, after so many changes.
@@ -429,6 +432,9 @@ impl Disk for SimDisk {
         }
         state.parent_exists(path)?;
         let name = label(path);
+        if state.fails(|f| &mut f.create, "create", &name) {
+            return Err(broken());
+        }
         if state.faults.full {
             return Err(state.full(name));
         }
@@ -480,6 +486,9 @@ impl Disk for SimDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.call(true)?;
+        if state.fails(|f| &mut f.remove, "remove", &label(path)) {
+            return Err(broken());
+        }
         let Some(Node::File(inode)) = state.names.remove(path) else {
             return Err(ErrorKind::NotFound.into());
         };
@@ -513,7 +522,11 @@ impl Disk for SimDisk {
 }
 
 impl SimFile {
-    fn read(&self, state: &State, at: u64, into: &mut [u8]) -> io::Result<()> {
+    fn read(&self, state: &mut State, at: u64, into: &mut [u8]) -> io::Result<()> {
+        let path = Arc::clone(&state.inodes[self.inode].path);
+        if state.fails(|f| &mut f.read, "read", &path) {
+            return Err(broken());
+        }
         let data = &state.inodes[self.inode].data;
         let at = usize::try_from(at).map_err(io::Error::other)?;
         let bytes = data.get(at..).and_then(|rest| rest.get(..into.len())).ok_or(ErrorKind::UnexpectedEof)?;
@@ -528,7 +541,7 @@ impl File for SimFile {
     }
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        self.read(&*self.disk.call(false)?, at, into)
+        self.read(&mut *self.disk.call(false)?, at, into)
     }
 
     fn read_cached_at(&self, at: u64, into: &mut [u8]) -> io::Result<bool> {
@@ -536,7 +549,7 @@ impl File for SimFile {
         if state.chance.one_in(4) {
             return Ok(false);
         }
-        self.read(&state, at, into).map(|()| true)
+        self.read(&mut state, at, into).map(|()| true)
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {

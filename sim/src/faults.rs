@@ -128,6 +128,12 @@ impl Scenario {
             heal_at: SECOND * (3 + chance.below(9)),
             chaos: Vec::new(),
         };
+        if scenario.rest > 0 {
+            // Retention empties queues, and the last third of the messages finds them so.
+            scenario.keep_ms = 2_000;
+            scenario.segment_bytes = 64 * 1024;
+            scenario.body = 6_000;
+        }
         scenario.plan(kinds, chance);
         scenario
     }
@@ -153,7 +159,7 @@ impl Scenario {
         for _ in 0..some(chance, kinds.crash || kinds.net, 2) {
             add(Chaos::NameServer(*chance.pick(&name_servers)));
         }
-        for _ in 0..some(chance, kinds.crash, 2) {
+        for _ in 0..some(chance, kinds.crash, 3) {
             let (broker, name_server) = (*chance.pick(&brokers), *chance.pick(&name_servers));
             add(Chaos::OldWords { broker, name_server, stop: chance.one_in(2) });
         }
@@ -179,10 +185,13 @@ impl Scenario {
         }
         for _ in 0..some(chance, kinds.broken, 2) {
             let nth = 1 + chance.below(20) as u32;
-            let faults = match chance.below(8) {
+            let faults = match chance.below(12) {
                 0..=2 => Faults { write: nth, ..Faults::default() },
-                3..=5 => Faults { sync: nth, ..Faults::default() },
-                6 => Faults { rename: 1 + nth % 3, ..Faults::default() },
+                3..=6 => Faults { sync: nth, ..Faults::default() },
+                7 => Faults { create: 1 + nth % 5, ..Faults::default() },
+                8 => Faults { remove: 1 + nth % 3, ..Faults::default() },
+                9 => Faults { read: nth, ..Faults::default() },
+                10 => Faults { rename: 1 + nth % 3, ..Faults::default() },
                 _ => Faults { sync_dir: 1 + nth % 3, ..Faults::default() },
             };
             add(Chaos::Broken(*chance.pick(&brokers), faults));

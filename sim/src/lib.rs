@@ -7,10 +7,10 @@
 //! - [`run`] runs one seed and gives its [`Report`]: the hash of everything that happened, how often [`RARE`] things did,
 //!   and the [`Violation`] that a checker has found, if any.
 //!
-//! A checker has a name. `kept-not-lost`, `log-is-prefix`, `log-unreadable`, `dense`, `seen-then-gone`, `retention`, `open`
-//! look at a store each time it is opened again; `visible`, `order`, `bad-bytes`, `offset-reused`, `position-reused`,
+//! A checker has a name. `kept-not-lost`, `log-is-prefix`, `log-unreadable`, `erased`, `batch-whole`, `dense`, `seen-then-gone`,
+//! `retention`, `open` look at a store each time it is opened again; `visible`, `order`, `bad-bytes`, `offset-reused`, `position-reused`,
 //! `timeout-place`, `offset-kept`, `one-answer`, `right-answer`, `codec`, `call`, `exit`, `read` at what is said while
-//! it runs; `routes`, `liveness` and `ledger` (the verdict) at what is true when everything is well again.
+//! it runs; `routes`, `search`, `view`, `liveness` and `ledger` (the verdict) at what is true when everything is well again.
 
 mod broker_node;
 mod checkers;

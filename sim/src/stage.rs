@@ -5,7 +5,7 @@ use crate::net::LinkId;
 use crate::trace::{Counts, RARE, Rare, Trace};
 use keepmq_broker::Serve;
 use keepmq_protocol::seam::CallId;
-use keepmq_store::Lane;
+use keepmq_store::{JobDone, Lane};
 use keepmq_world::{Chance, Mono, Now, Timestamp};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,6 +35,8 @@ pub(crate) enum Due {
     CallLate { node: NodeId, life: u32, call: CallId },
     /// One step of the job at the head of a lane.
     Step { node: NodeId, life: u32, lane: Lane },
+    /// A core hears that its job has ended.
+    Done { node: NodeId, life: u32, done: Box<JobDone> },
     /// A read that waits for the device.
     Read { node: NodeId, life: u32, serve: Box<Serve> },
     /// A process starts.

@@ -2,7 +2,7 @@
 //! was well again, or until a checker has found something.
 
 use crate::broker_node::{BrokerNode, Wanted};
-use crate::checkers::{Books, Shelf, id_of, key};
+use crate::checkers::{Books, QueueKey, Shelf, id_of, key};
 use crate::faults::{Chaos, Demand, Scenario};
 use crate::host::Directory;
 use crate::name_node::{BrokerFacts, NameNode};
@@ -13,8 +13,10 @@ use crate::workload::{Client, Lent, QUEUES, Shape, TOPICS};
 use keepmq_ledger::Entry;
 use keepmq_protocol::message::{property, push};
 use keepmq_protocol::record::{self, Found};
-use keepmq_protocol::request::{MaxOffset, MinOffset, Pull, Send, SendHeader, SendVia};
-use keepmq_protocol::{BrokerName, QueueOffset, Request, ResponseCode};
+use keepmq_protocol::request::{
+    MaxOffset, MinOffset, Pull, QueryOffset, SearchOffset, Send, SendHeader, SendVia, ViewMessage,
+};
+use keepmq_protocol::{BrokerName, MessageQueue, QueueOffset, Request, Response, ResponseCode};
 use keepmq_world::Chance;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -222,6 +224,7 @@ impl Universe {
             }
             Due::CallLate { node, life, call } => self.name_server(node, |n, lent, _| n.call_late(lent, life, call)),
             Due::Step { node, life, lane } => self.broker(node, |b, lent| b.step(lent, life, lane)),
+            Due::Done { node, life, done } => self.broker(node, |b, lent| b.done(lent, life, *done)),
             Due::Read { node, life, serve } => self.broker(node, |b, lent| b.read(lent, life, &serve)),
             Due::Boot { node } if self.is_broker(node) => self.broker(node, BrokerNode::boot),
             Due::Boot { node } => self.name_server(node, |n, lent, _| n.boot(lent)),
@@ -268,7 +271,7 @@ impl Universe {
             }
             Chaos::Partition(..) => {}
             Chaos::OldWords { broker, name_server, stop } => {
-                let until = now + self.stage.delay(500 * MILLI, 5 * SECOND);
+                let until = now + if stop { 3 * SECOND } else { 0 } + self.stage.delay(500 * MILLI, 5 * SECOND);
                 self.net.hold_back(&mut self.stage, broker, name_server, until);
                 if stop {
                     self.chaos(Chaos::Stop(broker));
@@ -377,6 +380,7 @@ impl Universe {
                 let power = self.stage.chance.one_in(2);
                 self.crash(NodeId(nth), power);
                 self.broker(NodeId(nth), BrokerNode::boot);
+                self.check_offsets(nth);
             }
         }
         let open: Vec<u64> = self.books.ledger.open().collect();
@@ -434,7 +438,7 @@ impl Universe {
         }
     }
 
-    fn ask(&mut self, nth: usize, request: &Request<'_>) -> Option<keepmq_protocol::Response> {
+    fn ask(&mut self, nth: usize, request: &Request<'_>) -> Option<Response> {
         let mut response = None;
         self.broker(NodeId(nth), |b, lent| {
             response = b.probe(lent, request);
@@ -444,9 +448,7 @@ impl Universe {
 
     fn read_queue(&mut self, nth: usize, topic: &'static str, queue: u32) {
         let queue_id = queue as i32;
-        let bound = |response: Option<keepmq_protocol::Response>| {
-            response.filter(keepmq_protocol::Response::is_ok)?.field::<i64>("offset").ok()
-        };
+        let bound = |response: Option<Response>| response.filter(Response::is_ok)?.field::<i64>("offset").ok();
         let min = self.ask(nth, &Request::MinOffset(MinOffset { topic: topic.into(), queue_id }));
         let max = self.ask(nth, &Request::MaxOffset(MaxOffset { topic: topic.into(), queue_id, committed: None }));
         let name = self.books.queue_name(nth, (topic, queue));
@@ -458,6 +460,7 @@ impl Universe {
         };
         let (mut at, max) = (min as u64, max as u64);
         self.removed(name.clone(), topic, at);
+        let mut records = Vec::new();
         while at < max && self.stage.violation.is_none() {
             let request = Request::Pull(Pull {
                 group: "audit".into(),
@@ -488,7 +491,7 @@ impl Universe {
             let by = self.brokers[nth].speaker();
             let Some(key) = key(topic, queue) else { return };
             let after = self.books.pulled(&mut self.stage, by, key, at, false, &bytes);
-            self.observe(&bytes, &name);
+            self.observe(&bytes, &name, &mut records);
             if after == at {
                 return self
                     .stage
@@ -496,19 +499,70 @@ impl Universe {
             }
             at = after;
         }
+        if let Some(queue) = key(topic, queue) {
+            self.find_again(nth, queue, &records, max);
+        }
+    }
+
+    /// No confirmed offset of a group has gone back.
+    fn check_offsets(&mut self, nth: usize) {
+        for (group, (topic, queue), confirmed) in self.books.all_confirmed(nth) {
+            let request = Request::QueryOffset(QueryOffset {
+                group: group.as_str().into(),
+                topic: topic.into(),
+                queue_id: queue as i32,
+                zero_if_not_found: None,
+            });
+            let offset = self.ask(nth, &request).and_then(|response| response.field::<i64>("offset").ok());
+            if offset.is_none_or(|offset| offset < confirmed) {
+                let what =
+                    format!("{group} at {topic} queue {queue} is said to be at {offset:?}; confirmed was {confirmed}");
+                self.stage.blame("offset-kept", what);
+            }
+        }
+    }
+
+    /// Messages are found by their time and by their position, too.
+    fn find_again(&mut self, nth: usize, (topic, queue): QueueKey, records: &[(u64, i64, u64)], max: u64) {
+        if records.is_empty() || self.scenario.demand == Demand::Detect {
+            return;
+        }
+        for _ in 0..3 {
+            let (offset, stored, at) = *self.stage.chance.pick(records);
+            let timestamp = stored + i64::from(self.stage.chance.one_in(2));
+            let request = SearchOffset { topic: topic.into(), queue_id: queue as i32, timestamp, boundary: None };
+            let found = self.ask(nth, &Request::SearchOffset(request));
+            let wanted = records.iter().find(|(_, stored, _)| *stored >= timestamp).map_or(max, |(offset, ..)| *offset);
+            let said = found.and_then(|response| response.field::<i64>("offset").ok());
+            if said != Some(wanted as i64) {
+                let what = format!(
+                    "the first of {topic} queue {queue} since {timestamp} is said to be {said:?}, it is {wanted}"
+                );
+                self.stage.blame("search", what);
+            }
+            let view = Request::ViewMessage(ViewMessage { topic: Some(topic.into()), offset: at as i64 });
+            let body: Vec<u8> = self.ask(nth, &view).iter().flat_map(|r| r.body.iter().flatten().copied()).collect();
+            let viewed = record::decode_unchecked(&body).map(|record| (record.at.0, record.queue_offset.0));
+            if viewed != Ok((at, offset)) {
+                self.stage
+                    .blame("view", format!("position {at} holds offset {offset} of {topic}, and shows {viewed:?}"));
+            }
+        }
     }
 
     /// What lies below the minimum of a queue was taken by retention, or with its topic.
-    fn removed(&mut self, queue: keepmq_protocol::MessageQueue, topic: &str, min: u64) {
+    fn removed(&mut self, queue: MessageQueue, topic: &str, min: u64) {
         let below = QueueOffset(if self.books.deleted.contains(topic) { u64::MAX } else { min });
         self.books.note(&mut self.stage, Entry::Removed { queue, below });
     }
 
-    fn observe(&mut self, bytes: &[u8], queue: &keepmq_protocol::MessageQueue) {
+    /// Writes down what was read. `records` gets offset, time and position of each.
+    fn observe(&mut self, bytes: &[u8], queue: &MessageQueue, records: &mut Vec<(u64, i64, u64)>) {
         let mut rest = bytes;
         while let Ok(Found::Record(found)) = record::decode_unchecked(rest).map(Found::Record) {
             let id = id_of(found.body);
             self.found.insert(id);
+            records.push((found.queue_offset.0, found.stored.0, found.at.0));
             let checksum = record::crc(found.body);
             let entry = Entry::Observed { queue: queue.clone(), offset: found.queue_offset, id, checksum };
             self.books.note(&mut self.stage, entry);

@@ -12,8 +12,8 @@ use keepmq_protocol::frame::{self, FRAME_MAX, Form};
 use keepmq_protocol::message::{BatchItem, property, push, push_batch_item};
 use keepmq_protocol::record::crc;
 use keepmq_protocol::request::{
-    ConsumerList, CreateTopic, DeleteTopic, EarliestTime, MaxOffset, MinOffset, Pull, QueryOffset, RouteInfo,
-    SearchOffset, Send, SendHeader, SendVia, TopicStats, UpdateOffset, ViewMessage,
+    ConsumerList, CreateTopic, DeleteTopic, EarliestTime, GroupStats, MaxOffset, MinOffset, Pull, QueryOffset,
+    RouteInfo, SearchOffset, Send, SendHeader, SendVia, TopicStats, Unregister, UpdateOffset, ViewMessage,
 };
 use keepmq_protocol::{Request, Response, ResponseCode, Topic};
 use std::collections::{BTreeMap, BTreeSet};
@@ -231,7 +231,7 @@ impl Client {
         let topic = *lent.stage.chance.pick(&TOPICS);
         let queue_id = lent.stage.chance.below(u64::from(QUEUES)) as i32;
         let wall = lent.stage.clocks(0).wall.0;
-        let request = match lent.stage.chance.below(12) {
+        let request = match lent.stage.chance.below(16) {
             0 => Request::MaxOffset(MaxOffset { topic: topic.into(), queue_id, committed: Some(true) }),
             1 => Request::MinOffset(MinOffset { topic: topic.into(), queue_id }),
             2 => Request::EarliestTime(EarliestTime { topic: topic.into(), queue_id }),
@@ -249,6 +249,13 @@ impl Client {
             8 => Request::AllGroups,
             9 => Request::RuntimeInfo,
             10 => Request::Unsupported { code: 999 },
+            11 => Request::GroupStats(GroupStats { group: "shared".into(), topic: None }),
+            12 => Request::BrokerConfig,
+            13 => {
+                let consumer_group = Some("shared".into());
+                let client_id = format!("client-{}", self.index).into();
+                Request::Unregister(Unregister { client_id, producer_group: None, consumer_group })
+            }
             _ => {
                 let nth = lent.stage.chance.below(lent.shape.name_servers as u64) as usize;
                 let route = Request::RouteInfo(RouteInfo { topic: topic.into(), standard_json: Some(true) });

@@ -3,7 +3,7 @@
 use crate::run::{cargo, command, lines, quiet, root, target};
 use crate::tally::{Counts, Tally};
 use crate::tidy;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -135,25 +135,15 @@ fn sim(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
         }
         Ok(())
     };
+    let results = target().join("sim/results.json");
+    let results = results.display();
     play(
         &format!("{seeds} seeds from {first_seed} on, every rare path reached"),
-        &format!("run --seeds {seeds} --seed {first_seed} --require-sometimes"),
+        &format!("run --seeds {seeds} --from {first_seed} --require-sometimes --results {results}"),
     )?;
+    play("the same seeds give the same traces, in another process", &format!("check {results}"))?;
     for bug in tidy::planted_bugs(&root())? {
         play(&format!("finds the planted bug {bug}"), &format!("run --planted {bug} --seeds {planted_seeds}"))?;
-    }
-    let mut results = Vec::new();
-    let dir = root().join("sim/results");
-    if dir.is_dir() {
-        for entry in std::fs::read_dir(&dir).context("cannot list sim/results")? {
-            results.push(entry.context("cannot list sim/results")?.path());
-        }
-    }
-    results.sort();
-    let results: Vec<_> = results.iter().filter(|path| path.extension().is_some_and(|ext| ext == "json")).collect();
-    for path in results {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        play(&format!("the same traces as in {name}"), &format!("check {}", path.display()))?;
     }
     Ok(())
 }

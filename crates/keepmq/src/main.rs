@@ -1,126 +1,122 @@
-//! # keepmq: one binary
-//!
-//! Verbs and their dispatch; what they do stands in `keepmq-server`.
+//! The binary: verbs and their dispatch.
 #![forbid(unsafe_code)]
 
-use clap::{Parser, Subcommand, ValueEnum};
-use keepmq_server::config::{self, ConfigErrors};
-use keepmq_server::{DevOptions, Failure, LogForm, exit, run_broker, run_dev, run_nameserver, start_log};
+use clap::{Args, Parser, Subcommand, value_parser};
+use keepmq_server::config::{BROKER, BrokerSetup, Flag, NAME_SERVER, NameServerSetup, Settings};
+use keepmq_server::dev::DevOptions;
+use keepmq_server::{ExitCode as Exit, Failure, Problem, broker, dev, log, nameserver};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// A message broker for Apache RocketMQ's clients. An acknowledged message is never lost.
-#[derive(Parser)]
-#[command(name = "keepmq", version, about)]
-struct Arguments {
-    /// How log lines are written to stderr; RUST_LOG chooses which.
-    #[arg(long, global = true, value_enum, default_value = "text")]
-    log: Log,
+/// A message broker for Apache RocketMQ's clients: an acknowledged message is never lost.
+#[derive(Debug, Parser)]
+#[command(version, disable_help_subcommand = true)]
+struct Cli {
+    /// What to log, on standard error: error, warn, info, debug, trace or target=level; "json" for JSON lines; several
+    /// separated by commas [default: RUST_LOG, else info]
+    #[arg(long, global = true, value_name = "WHAT")]
+    log: Option<String>,
     #[command(subcommand)]
     verb: Verb,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Log {
-    Text,
-    Json,
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Name server and broker in this process, for a developer's day
+    Dev(Dev),
+    /// A name server: tells clients which broker serves a topic
+    Nameserver(Nameserver),
+    /// A broker: keeps and delivers messages
+    Broker(Broker),
 }
 
-#[derive(Subcommand)]
-enum Verb {
-    /// Name server and broker in this process, on loopback, for a developer's day.
-    Dev {
-        /// Where the data lies.
-        #[arg(long, default_value = "keepmq-data", value_name = "DIR")]
-        data: PathBuf,
-        /// Keep the data in a temporary folder and remove it at the end.
-        #[arg(long, conflicts_with = "data")]
-        ephemeral: bool,
-        /// Port of the name server; the broker's is ten above. Without it: 9876 and 10911.
-        #[arg(long, value_name = "N")]
-        port_base: Option<u16>,
-    },
-    /// Tells clients which broker serves which topic.
-    Nameserver {
-        /// A namesrv.conf, as RocketMQ reads it.
-        #[arg(short = 'c', value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// Where to listen; 0.0.0.0:9876 unless set.
-        #[arg(long, value_name = "ADDR:PORT")]
-        listen: Option<SocketAddr>,
-    },
-    /// Keeps messages and hands them out.
-    Broker {
-        /// A broker.conf, as RocketMQ reads it.
-        #[arg(short = 'c', value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// Name servers, separated by `;`. Wins over the file's namesrvAddr.
-        #[arg(short = 'n', value_name = "NAMESRV")]
-        namesrv: Option<String>,
-        /// Print every effective key with its value and origin, and exit.
-        #[arg(short = 'p')]
-        print: bool,
-    },
+#[derive(Debug, Args)]
+struct Dev {
+    /// Where the data is kept [default: ./keepmq-data]
+    #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]
+    data: Option<PathBuf>,
+    /// Data in a temporary folder that is removed at the end
+    #[arg(long)]
+    ephemeral: bool,
+    /// The name server's port; the broker's is ten above it [default: 9876 and 10911]
+    #[arg(long, value_name = "PORT", value_parser = value_parser!(u16).range(1..=65_525))]
+    port_base: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+struct Nameserver {
+    /// RocketMQ's namesrv.conf
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where it listens [default: 0.0.0.0:9876]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+struct Broker {
+    /// RocketMQ's broker.conf
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Name servers, host:port, several separated by semicolons; wins over namesrvAddr
+    #[arg(short = 'n', long = "namesrv", value_name = "NAMESRV[;NAMESRV]")]
+    name_servers: Option<String>,
+    /// Print every effective key with its value, where it comes from, and RocketMQ's default when different; then exit
+    #[arg(short = 'p', long = "print")]
+    print: bool,
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    start_log(match arguments.log {
-        Log::Text => LogForm::Text,
-        Log::Json => LogForm::Json,
-    });
-    // A thread that has panicked may hold half a decision: nothing may go on without it.
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        std::process::abort();
-    }));
-    #[cfg(feature = "planted")]
-    if let Ok(bug) = std::env::var("KEEPMQ_PLANTED")
-        && !keepmq_server::plant(&bug)
-    {
-        eprintln!("error: no planted bug is called {bug:?}");
-        return ExitCode::from(2);
-    }
-    match run(arguments.verb) {
+    // Usage errors end here, with 2.
+    let cli = Cli::parse();
+    match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("{failure}");
-            ExitCode::from(failure.exit)
+            ExitCode::from(failure.exit as u8)
         }
     }
 }
 
-fn run(verb: Verb) -> Result<(), Failure> {
-    match verb {
-        Verb::Dev { data, ephemeral, port_base } => {
-            let data = if ephemeral {
-                std::env::temp_dir().join(format!("keepmq-{}", std::process::id()))
-            } else {
-                data
+fn run(cli: &Cli) -> Result<(), Failure> {
+    // In `dev` people read what is printed; the log only has what they must know.
+    let level = if matches!(cli.verb, Verb::Dev(_)) { "warn" } else { "info" };
+    log::init(cli.log.as_deref(), level)?;
+    #[cfg(feature = "planted")]
+    keepmq_server::planted::arm_from_environment()?;
+    match &cli.verb {
+        Verb::Dev(Dev { data, ephemeral, port_base }) => {
+            dev::run(&DevOptions::new(data.clone(), *ephemeral, *port_base))
+        }
+        Verb::Nameserver(Nameserver { config, listen }) => {
+            let by_listen = |listen: &SocketAddr| {
+                let (ip, port) = (listen.ip().to_string(), listen.port().to_string());
+                [("bindAddress", ip, "--listen"), ("listenPort", port, "--listen")]
             };
-            run_dev(&DevOptions { data, ephemeral, port_base })
+            let flags: Vec<Flag> = listen.iter().flat_map(by_listen).collect();
+            nameserver::run(NameServerSetup::new(Settings::read(&NAME_SERVER, config.as_deref(), &flags)?)?)
         }
-        Verb::Nameserver { config, listen } => {
-            run_nameserver(&config::read_nameserver(config.as_deref(), listen).map_err(refused)?)
-        }
-        Verb::Broker { config, namesrv, print } => {
-            let settings = config::read_broker(config.as_deref(), namesrv.as_deref()).map_err(refused)?;
-            if print {
-                print!("{}", config::print(&settings.settings));
-                return Ok(());
+        Verb::Broker(Broker { config, name_servers, print }) => {
+            let flags: Vec<Flag> =
+                name_servers.iter().map(|addresses| ("namesrvAddr", addresses.clone(), "-n")).collect();
+            let setup = BrokerSetup::new(Settings::read(&BROKER, config.as_deref(), &flags)?)?;
+            if *print {
+                for warning in setup.settings.warnings() {
+                    eprintln!("warning: {warning}");
+                }
+                return io::stdout().write_all(setup.settings.print().as_bytes()).map_err(|error| unread(&error));
             }
-            run_broker(settings)
+            broker::run(setup)
         }
     }
 }
 
-fn refused(errors: ConfigErrors) -> Failure {
-    Failure {
-        what: "the configuration is refused; nothing was started".to_owned(),
-        why: errors.to_string(),
-        todo: "correct these lines; `keepmq broker -c FILE -p` shows what would hold".to_owned(),
-        exit: exit::CONFIG,
-    }
+fn unread(error: &io::Error) -> Failure {
+    let why = "what reads it has ended, or its disk is full";
+    Failure::new(
+        Exit::Io,
+        Problem::new("the configuration cannot be printed", error.to_string(), why, "print it elsewhere"),
+    )
 }

@@ -1,259 +1,309 @@
-//! The broker as a process: configuration → lock → disk → store → core → threads → drain.
+//! A broker as a process, or as a part of one.
 
-use crate::config::BrokerSettings;
-use crate::failure::{Failure, exit};
-use crate::hands::{BrokerHands, spawn};
-use crate::health::Health;
-use crate::nameserver::limits;
-use crate::watched::{Pulse, Watched};
-use crate::{random, signals};
-use keepmq_broker::{Broker, BrokerConfig, OpenBrokerError};
-use keepmq_disk::{OsDisk, StoreLock, free_bytes};
-use keepmq_net::{Inbox, Shard, Word};
+use crate::config::BrokerSetup;
+use crate::failure::{ExitCode, Failure, Problem};
+use crate::health::{Health, Watched};
+use crate::jobs::{BrokerHands, Workers, spawn};
+use crate::stop::Stop;
+use keepmq_broker::{Broker, OpenBrokerError};
+use keepmq_disk::{LockError, OsDisk, StoreLock, free_bytes};
+use keepmq_net::{Inbox, Shard, Word, now};
 use keepmq_protocol::seam::Exit;
-use keepmq_store::{Flush, JobDone, Recovered, Store, StoreConfig};
+use keepmq_store::{JobDone, OpenError, Recovered, Store};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How often free space is looked at. It also shows that the event loop turns.
+/// How often the free space of the disk is looked at.
 const SPACE_EVERY: Duration = Duration::from_secs(5);
-/// Most pulls held at once, topics, groups. A million queues fit into the memory that is planned for them.
-const MAX_PARKED: usize = 200_000;
-const MAX_TOPICS: usize = 200_000;
-const MAX_GROUPS: usize = 100_000;
-/// Bytes of one write buffer; three at most.
-const BUFFER: usize = 8 << 20;
 
-/// A broker that serves.
-pub(crate) struct RunningBroker {
-    pub(crate) inbox: Inbox<JobDone>,
-    /// Where it listens.
-    pub(crate) listening: SocketAddr,
-    /// Where clients are told to find it.
-    pub(crate) address: SocketAddr,
-    pub(crate) recovered: Recovered,
-    core: Arc<Mutex<Watched<Broker<OsDisk>>>>,
-    thread: JoinHandle<io::Result<Exit>>,
-    /// Held until the last thread has ended.
-    _lock: StoreLock,
-}
-
-/// Runs a broker until it is asked to stop.
-pub fn run_broker(settings: BrokerSettings) -> Result<(), Failure> {
-    let health = Health::default();
-    if let Some(address) = settings.health {
-        health.serve(address)?;
+/// Runs a broker until a signal ends it.
+pub fn run(setup: BrokerSetup) -> Result<(), Failure> {
+    for line in setup.settings.without_effect() {
+        tracing::info!("{line}");
     }
-    let flush = settings.flush;
-    let broker = start(settings, &health)?;
-    tracing::info!(
-        address = %broker.address,
-        durability = durability(flush),
-        "the broker serves"
-    );
-    let inbox = broker.inbox.clone();
-    signals::on_stop(move || inbox.post(Word::Stop))?;
-    broker.join()
-}
-
-/// What an acknowledgement means, for a banner.
-pub(crate) fn durability(flush: Flush) -> &'static str {
-    match flush {
-        Flush::Sync => "SAFE (fsync before ack)",
-        Flush::Async => "RELAXED (written before ack; a power cut may take the last moments)",
-    }
-}
-
-/// Opens everything and starts the threads.
-pub(crate) fn start(settings: BrokerSettings, health: &Health) -> Result<RunningBroker, Failure> {
-    for warning in &settings.warnings {
+    for warning in setup.settings.warnings() {
         tracing::warn!("{warning}");
     }
-    let root = settings.root.as_path();
-    let disk = OsDisk::make(root).map_err(|error| {
-        let todo = "make the folder, give this user the right to write into it, or set storePathRootDir";
-        Failure::io(format!("the store's folder {} cannot be used", root.display()), &error, todo)
-    })?;
-    let lock = StoreLock::take(disk.root())?;
-
-    let mut shard = Shard::new(limits(settings.idle)).map_err(|error| {
-        Failure::io("the event loop cannot be made", &error, "raise the limit of open files")
-    })?;
-    let listening = listen(&mut shard, settings.listen, "listenPort")?;
-    if let Some(fast) = settings.fast_port.filter(|_| settings.listen.port() != 0) {
-        listen(&mut shard, SocketAddr::new(settings.listen.ip(), fast), "listenPort (less two: RocketMQ's fast port)")?;
+    let health = Health::recovering();
+    if let Some(address) = setup.health {
+        let address = health.answer_on(address).map_err(|error| {
+            port_refused(
+                address,
+                "metricsPromExporterPort",
+                "set metricsPromExporterPort to a free port, or to 0 for none",
+                &error,
+            )
+        })?;
+        tracing::info!("health: http://{address}/readyz");
     }
-    let address = SocketAddr::new(advertised(&settings), listening.port());
-
-    let now = keepmq_net::now();
-    let (store, recovered) = Store::open(disk, store_config(&settings, address), now)?;
-    tell(&recovered);
-    let hands = BrokerHands::start(&store, &shard.inbox())?;
-    let config = broker_config(&settings, address);
-    let broker = Broker::open(store, recovered.clone(), config, random(), now)?;
-    let pulse = Pulse::default();
-    let core = Arc::new(Mutex::new(Watched::new(broker, pulse.clone())));
-
-    let inbox = shard.inbox();
-    watch_space(root, inbox.clone())?;
-    let checked = Arc::clone(&core);
-    health.started(pulse, move || {
-        let registered = checked.lock().expect("nobody panics while holding a core").core.is_registered();
-        vec![("registered at the name servers", registered)]
-    });
-    let driven = Arc::clone(&core);
-    let thread = spawn("broker", move || shard.run(&driven, hands))?;
-    Ok(RunningBroker { inbox, listening, address, recovered, core, thread, _lock: lock })
-}
-
-impl RunningBroker {
-    /// Whether a name server knows it.
-    pub(crate) fn is_registered(&self) -> bool {
-        self.core.lock().expect("nobody panics while holding a core").core.is_registered()
-    }
-
-    /// Waits for its end.
-    pub(crate) fn join(self) -> Result<(), Failure> {
-        ended(self.thread)
-    }
-}
-
-/// Waits for the end of a shard.
-pub(crate) fn ended(thread: JoinHandle<io::Result<Exit>>) -> Result<(), Failure> {
-    let outcome = thread.join().expect("a panic ends the process at once");
-    let exit = outcome.map_err(|error| Failure::io("the event loop has failed", &error, "look at the limits of the process"))?;
-    Failure::of(exit)
-}
-
-/// Binds a port of a shard.
-pub(crate) fn listen<D: Send + 'static>(
-    shard: &mut Shard<D>,
-    address: SocketAddr,
-    key: &str,
-) -> Result<SocketAddr, Failure> {
-    shard.listen(address).map_err(|error| Failure {
-        what: format!("cannot listen on {address}"),
-        why: error.to_string(),
-        todo: format!("stop the process that uses the port, or give {key} another one"),
-        exit: exit::CONFIG,
+    let name_servers = setup.broker.name_servers.join(";");
+    tracing::info!(
+        "broker {} of {}, advertised as {} ({}), name servers: {}",
+        setup.broker.name,
+        setup.broker.cluster,
+        setup.broker.address,
+        setup.address_origin(),
+        if name_servers.is_empty() { "none" } else { &name_servers },
+    );
+    tracing::info!("{}", setup.durability());
+    let opened = Opened::new(setup, &health)?;
+    let inbox = opened.inbox();
+    let stop = Stop::on_signal(move || {
+        health.leaving();
+        inbox.post(Word::Stop);
     })
+    .map_err(|error| thread_refused(&error))?;
+    tracing::info!(
+        "ready: listening on {}",
+        opened.listening().map(|at| at.to_string()).collect::<Vec<_>>().join(", ")
+    );
+    let outcome = opened.run();
+    stop.join();
+    outcome
 }
 
-/// What recovery has done, for the log.
-fn tell(recovered: &Recovered) {
+/// A broker that is recovered and listens; nothing is answered yet.
+pub(crate) struct Opened {
+    core: Arc<Mutex<Watched<Broker<OsDisk>>>>,
+    shard: Shard<JobDone>,
+    hands: BrokerHands,
+    workers: Workers,
+    space: Space,
+    listening: Vec<SocketAddr>,
+    /// The store did not exist before.
+    pub(crate) created: bool,
+    /// Given back last.
+    lock: StoreLock,
+}
+
+impl Opened {
+    /// Takes the lock, recovers the store, opens the ports.
+    pub(crate) fn new(setup: BrokerSetup, health: &Health) -> Result<Self, Failure> {
+        let disk = OsDisk::make(&setup.root).map_err(|error| folder_refused(&setup.root, &error))?;
+        let root = disk.root().to_owned();
+        let lock = StoreLock::take(&root).map_err(lock_refused)?;
+        let seed = setup.store.seed;
+        let began = now();
+        let (store, recovered) = Store::open(disk, setup.store, began).map_err(|error| open_refused(error, &root))?;
+        let created = recovered.created;
+        report(&recovered, &root, now().mono.since(began.mono));
+        let (files, reader) = (store.files(), store.reader());
+        // Another word than the store's: the two draw different numbers from it.
+        let broker = Broker::open(store, recovered, setup.broker, !seed, now())
+            .map_err(|error| tables_refused(&error, &root))?;
+
+        let mut shard = Shard::new(setup.limits).map_err(|error| thread_refused(&error))?;
+        let mut listening = Vec::new();
+        for address in setup.listen {
+            let taken = shard.listen(address).map_err(|error| {
+                port_refused(
+                    address,
+                    "listenPort",
+                    "set listenPort (listenPort - 2 must be free, too), or stop what uses it",
+                    &error,
+                )
+            })?;
+            listening.push(taken);
+        }
+        let threads = |inbox| {
+            let (hands, workers) = BrokerHands::new(files, reader, inbox)?;
+            Ok((hands, workers, Space::watch(root, inbox.clone())?))
+        };
+        let (hands, workers, space) = threads(&shard.inbox()).map_err(|error: io::Error| thread_refused(&error))?;
+        let core = health.serving(broker, shard.inbox(), Arc::clone(&space.free));
+        Ok(Self { core, shard, hands, workers, space, listening, created, lock })
+    }
+
+    pub(crate) fn inbox(&self) -> Inbox<JobDone> {
+        self.shard.inbox()
+    }
+
+    /// The port, then the one for clients that use the VIP channel.
+    pub(crate) fn listening(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listening.iter().copied()
+    }
+
+    /// Serves until the core is done.
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        let exit = self.shard.run(&self.core, self.hands);
+        self.space.end();
+        self.workers.join();
+        drop(self.lock);
+        match exit {
+            Ok(Exit::Clean) => {
+                tracing::info!("stopped: everything that was accepted is on disk");
+                Ok(())
+            }
+            Ok(Exit::Disk(what)) => {
+                let title = "the disk has failed, and the broker has stopped";
+                let why = "after a failed write or sync nobody knows what is on disk; trying again would be guessing";
+                let remedy = "see to the disk, then start again: recovery reads what is really there. Messages that were \
+                              acknowledged are kept; those answered with FLUSH_DISK_TIMEOUT may be";
+                Err(Failure::new(ExitCode::Io, Problem::new(title, what, why, remedy)))
+            }
+            Err(error) => {
+                let title = "the event loop has failed, and the broker has stopped";
+                let why = "without it nobody is answered";
+                Err(Failure::new(
+                    ExitCode::Io,
+                    Problem::new(title, error.to_string(), why, "start again; what was acknowledged is kept"),
+                ))
+            }
+        }
+    }
+}
+
+/// Looks at the free space of the store's disk.
+struct Space {
+    free: Arc<AtomicU64>,
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Space {
+    fn watch(root: PathBuf, inbox: Inbox<JobDone>) -> io::Result<Self> {
+        let free = Arc::new(AtomicU64::new(free_bytes(&root)?));
+        inbox.post(Word::Space { free: free.load(Ordering::Relaxed) });
+        let (stop, stopped) = channel();
+        let seen = Arc::clone(&free);
+        let thread = spawn("space", move || {
+            while stopped.recv_timeout(SPACE_EVERY) == Err(RecvTimeoutError::Timeout) {
+                match free_bytes(&root) {
+                    Ok(free) => {
+                        seen.store(free, Ordering::Relaxed);
+                        inbox.post(Word::Space { free });
+                    }
+                    Err(error) => tracing::warn!(%error, "the free space of {} cannot be found out", root.display()),
+                }
+            }
+        })?;
+        Ok(Self { free, stop, thread })
+    }
+
+    fn end(self) {
+        drop(self.stop);
+        self.thread.join().expect("a panic ends the process");
+    }
+}
+
+fn report(recovered: &Recovered, root: &Path, took: Duration) {
     let Recovered { created, end, scanned, cut, .. } = recovered;
     if *created {
-        tracing::info!("a new store was made");
-    } else if *cut > 0 {
+        tracing::info!("a new store in {}", root.display());
+        return;
+    }
+    tracing::info!(
+        "the store in {} was recovered in {took:.1?}: its log ends at {end:?}, {scanned} records were read again",
+        root.display()
+    );
+    if *cut > 0 {
         tracing::warn!(
-            end = end.0,
-            scanned,
-            cut,
-            "the end of the log was torn and was cut; under SYNC_FLUSH none of it had been acknowledged"
+            "{cut} bytes were cut from the end of the log, which was torn by a crash or power cut. Under SYNC_FLUSH none of them \
+             was acknowledged; under ASYNC_FLUSH some may have been"
         );
-    } else {
-        tracing::info!(end = end.0, scanned, "the store was opened");
     }
 }
 
-fn watch_space(root: &Path, inbox: Inbox<JobDone>) -> Result<(), Failure> {
-    let root = root.to_owned();
-    spawn("space", move || {
-        loop {
-            match free_bytes(&root) {
-                Ok(free) => inbox.post(Word::Space { free }),
-                Err(error) => tracing::warn!(%error, "free space cannot be read"),
-            }
-            std::thread::sleep(SPACE_EVERY);
+/// A folder that cannot be had.
+pub(crate) fn folder_refused(root: &Path, error: &io::Error) -> Failure {
+    let title = format!("the store's folder {} cannot be made", root.display());
+    let remedy = "set storePathRootDir (or --data) to a folder that this user may write to";
+    Failure::new(ExitCode::Io, Problem::new(title, error.to_string(), "the messages are kept there", remedy))
+}
+
+fn lock_refused(error: LockError) -> Failure {
+    match error {
+        LockError::Held { root, holder } => {
+            let title = format!("the store {} is in use", root.display());
+            let why = "two processes that write one log destroy it";
+            let what = format!("it is held by {holder}");
+            let remedy = "stop that process, or set storePathRootDir (or --data) to another folder";
+            Failure::new(ExitCode::InUse, Problem::new(title, what, why, remedy))
         }
-    })?;
-    Ok(())
+        LockError::Io { .. } => {
+            let remedy = "make the folder writable for this user, on a file system that has locks";
+            let why = "without a lock two processes could write one log";
+            Failure::new(ExitCode::Io, Problem::new("the store cannot be locked", error.to_string(), why, remedy))
+        }
+    }
 }
 
-/// `brokerIP1`, else the local address by which the first name server is reached, else loopback. Never the first network card:
-/// a wrong address is the most frequent reason why a first message cannot be sent.
-fn advertised(settings: &BrokerSettings) -> IpAddr {
-    if let Some(given) = settings.advertised {
-        return given;
+fn open_refused(error: OpenError, root: &Path) -> Failure {
+    let root = root.display();
+    match error {
+        OpenError::Io(error) => {
+            let (why, remedy) = if error.no_space {
+                (
+                    "the space that a store needs is reserved before anything is accepted",
+                    "make room on this disk, or take a smaller mappedFileSizeCommitLog",
+                )
+            } else {
+                (
+                    "recovery has to read and write the store's files",
+                    "see to the disk and the rights of the files, then start again",
+                )
+            };
+            Failure::new(
+                ExitCode::Io,
+                Problem::new(format!("the store {root} cannot be opened"), error.to_string(), why, remedy),
+            )
+        }
+        OpenError::Damaged { path, what, todo } => {
+            let why = "these bytes were durable once; to go on without them would be to lose messages in silence";
+            Failure::new(
+                ExitCode::Damaged,
+                Problem::new(format!("the store {root} is damaged: {path}"), what, why, todo),
+            )
+        }
+        OpenError::Foreign { what, todo } => {
+            let why = "a store belongs to one broker, and to whoever wrote it last";
+            Failure::new(
+                ExitCode::Configuration,
+                Problem::new(format!("the store {root} is not this broker's"), what, why, todo),
+            )
+        }
+        OpenError::Config(what) => {
+            let why = "a log keeps the shape that it was made with";
+            let remedy = "change the key that is named, or give another storePathRootDir";
+            Failure::new(
+                ExitCode::Configuration,
+                Problem::new(format!("the configuration does not fit the store {root}"), what, why, remedy),
+            )
+        }
     }
-    if !settings.listen.ip().is_unspecified() {
-        return settings.listen.ip();
-    }
-    let found = settings.name_servers.iter().find_map(|server| {
-        let server = server.to_socket_addrs().ok()?.find(SocketAddr::is_ipv4)?;
-        // Connecting a datagram socket sends nothing: it only asks the routing table.
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-        socket.connect(server).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    });
-    let (address, origin) = match found {
-        Some(address) => (address, "the way to the name server"),
-        None => (IpAddr::V4(Ipv4Addr::LOCALHOST), "no name server shows the way, so loopback"),
+}
+
+fn tables_refused(error: &OpenBrokerError, root: &Path) -> Failure {
+    let title = format!("the store {} is damaged: its metadata cannot be read", root.display());
+    let why = "topics, groups and offsets are made from it; starting without them would lose offsets in silence";
+    let remedy = "nothing was changed; restore the folder keepmq/ from a copy, or report it with the text above";
+    Failure::new(ExitCode::Damaged, Problem::new(title, error.to_string(), why, remedy))
+}
+
+/// A port that cannot be had.
+pub(crate) fn port_refused(address: SocketAddr, key: &str, remedy: &str, error: &io::Error) -> Failure {
+    let title = format!("cannot listen on {address} ({key})");
+    let why = match error.kind() {
+        io::ErrorKind::AddrInUse => "another process listens there",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege",
+        _ => "clients could not connect",
     };
-    tracing::info!(%address, origin, "clients are told this address; set brokerIP1 to choose another");
-    address
+    Failure::new(ExitCode::Configuration, Problem::new(title, error.to_string(), why, remedy))
 }
 
-fn store_config(settings: &BrokerSettings, address: SocketAddr) -> StoreConfig {
-    let (first, second) = (random().to_be_bytes(), random().to_be_bytes());
-    let mut new_id = [0; 16];
-    new_id[..8].copy_from_slice(&first);
-    new_id[8..].copy_from_slice(&second);
-    StoreConfig {
-        cluster: settings.cluster.clone(),
-        broker: settings.broker_name.clone(),
-        segment_bytes: settings.segment_bytes,
-        flush: settings.flush,
-        flush_interval: settings.flush_interval,
-        flush_bytes: 4 << 20,
-        buffer_bytes: BUFFER,
-        zero_ahead: 64 << 20,
-        checkpoint_interval: Duration::from_secs(1),
-        snapshot_bytes: 64 << 20,
-        keep: settings.keep,
-        store_host: address,
-        adopt: settings.adopt,
-        new_id,
-        seed: random(),
-    }
-}
-
-fn broker_config(settings: &BrokerSettings, address: SocketAddr) -> BrokerConfig {
-    BrokerConfig {
-        cluster: settings.cluster.clone(),
-        name: settings.broker_name.clone(),
-        address,
-        name_servers: settings.name_servers.clone(),
-        region: settings.region.clone(),
-        auto_create_topic: settings.auto_create_topic,
-        auto_create_group: settings.auto_create_group,
-        default_topic_queues: settings.default_topic_queues,
-        max_message_bytes: settings.max_message_bytes,
-        allow_client_relax: settings.allow_client_relax,
-        flush_timeout: settings.flush_timeout,
-        register_every: settings.register_every,
-        long_polling: settings.long_polling,
-        client_timeout: settings.client_timeout,
-        pull_messages: settings.pull_messages,
-        pull_bytes: settings.pull_bytes,
-        max_parked: MAX_PARKED,
-        max_topics: MAX_TOPICS,
-        max_groups: MAX_GROUPS,
-        shown: settings.shown.clone(),
-    }
-}
-
-impl From<OpenBrokerError> for Failure {
-    fn from(error: OpenBrokerError) -> Self {
-        Self {
-            what: "the broker's tables cannot be read".to_owned(),
-            why: error.to_string(),
-            todo: "the messages are not touched; restore keepmq/meta-* from a copy, or ask for help with these lines".to_owned(),
-            exit: exit::DAMAGED,
-        }
-    }
+/// The system does not give what a process needs.
+pub(crate) fn thread_refused(error: &io::Error) -> Failure {
+    let why = "a broker needs a handful of threads, an event queue and the free space of its disk";
+    let remedy = "raise the limits of this process (ulimit -u, -n), then start again";
+    Failure::new(
+        ExitCode::Io,
+        Problem::new("the system does not give what a process needs", error.to_string(), why, remedy),
+    )
 }

@@ -1,108 +1,215 @@
 //! Everything in one process, for a developer's day.
 
-use crate::config::{BrokerSettings, NameServerSettings};
-use crate::failure::Failure;
-use crate::first_message;
+use crate::broker::{self, folder_refused, thread_refused};
+use crate::config::{BROKER, BrokerSetup, Flag, NAME_SERVER, NameServerSetup, Settings};
+use crate::failure::{ExitCode, Failure, Problem};
+use crate::firstword::{self, QUEUES, Seen, TOPIC};
 use crate::health::Health;
-use crate::{broker, nameserver, signals};
-use keepmq_disk::free_bytes;
-use keepmq_net::Word;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use crate::nameserver;
+use crate::stop::Stop;
+use keepmq_disk::{OsDisk, free_bytes};
+use keepmq_net::{Word, now};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
 
-/// What `keepmq dev` is told.
+/// What can be asked of it.
 #[derive(Clone, Debug)]
 pub struct DevOptions {
     /// Where the data lies.
     pub data: PathBuf,
-    /// The folder is removed at the end.
+    /// The data is removed at the end.
     pub ephemeral: bool,
-    /// Port of the name server; the broker's is ten above, or 10911 when this is RocketMQ's own 9876.
+    /// The name server's port; the broker's is ten above it.
     pub port_base: Option<u16>,
 }
 
-/// RocketMQ's ports.
-const NAMESERVER: u16 = 9876;
-const BROKER: u16 = 10911;
-/// Longest that the broker may take to be known to its own name server.
-const KNOWN_WITHIN: Duration = Duration::from_secs(10);
+/// RocketMQ's segment size.
+const SEGMENT: u64 = 1 << 30;
+/// So many of them must fit the disk, so that a day's work does.
+const SEGMENTS: u64 = 4;
+const SEGMENT_MIN: u64 = 64 << 10;
 
-/// Runs name server and broker, on loopback only, until asked to stop.
-pub fn run_dev(options: &DevOptions) -> Result<(), Failure> {
-    let begun = Instant::now();
-    let (name_port, broker_port) = match options.port_base {
-        None => (NAMESERVER, BROKER),
-        Some(base) => (base, base.checked_add(10).unwrap_or(base)),
+/// Runs name server and broker until a signal ends them.
+pub fn run(options: &DevOptions) -> Result<(), Failure> {
+    let began = Instant::now();
+    let root = OsDisk::make(&options.data).map_err(|error| folder_refused(&options.data, &error))?.root().to_owned();
+    let _removed = options.ephemeral.then(|| Ephemeral(root.clone()));
+    let (name_server_port, broker_port) = match options.port_base {
+        Some(base) => (base, base + 10),
+        None => (9876, 10911),
     };
-    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let names = nameserver::start(&NameServerSettings::local(local(name_port)), &Health::default())?;
-    let mut settings = BrokerSettings::local(local(broker_port), names.address, &options.data);
-    settings.segment_bytes = segment_bytes(&options.data, settings.segment_bytes)?;
-    let (flush, health_address) = (settings.flush, settings.health);
-    let health = Health::default();
-    let running = broker::start(settings, &health)?;
-    // A second `dev` on the machine must not fail for the sake of its health port.
-    let health_at = health_address.and_then(|address| health.serve(address).ok());
-    stop_broker_on_signal(&running)?;
+    let mut notes = Vec::new();
+    let segment = segment(&root, &mut notes).map_err(|error| folder_refused(&root, &error))?;
+    let local = || "127.0.0.1".to_owned();
+    let flags: [Flag; 2] =
+        [("bindAddress", local(), "keepmq dev"), ("listenPort", name_server_port.to_string(), "--port-base")];
+    let name_server = nameserver::Opened::new(NameServerSetup::new(Settings::read(&NAME_SERVER, None, &flags)?)?)?;
+    let flags: [Flag; 8] = [
+        ("bindAddress", local(), "keepmq dev"),
+        ("brokerIP1", local(), "keepmq dev"),
+        // The data may be opened on another machine, or in a container with another name each time.
+        ("brokerName", "broker-a".to_owned(), "keepmq dev"),
+        ("listenPort", broker_port.to_string(), "--port-base"),
+        ("metricsPromExporterHost", local(), "keepmq dev"),
+        ("namesrvAddr", name_server.listening.to_string(), "--port-base"),
+        ("storePathRootDir", root.display().to_string(), "--data"),
+        ("mappedFileSizeCommitLog", segment.to_string(), "keepmq dev"),
+    ];
+    let setup = BrokerSetup::new(Settings::read(&BROKER, None, &flags)?)?;
+    let durability = setup.durability();
+    let health = Health::recovering();
+    let health_line = match setup.health.map(|address| (address, health.answer_on(address))) {
+        None => "off".to_owned(),
+        Some((_, Ok(address))) => format!("http://{address}/readyz"),
+        Some((address, Err(error))) => format!("off: {address} cannot be had ({error})"),
+    };
+    let broker = broker::Opened::new(setup, &health)?;
+    let address = broker.listening().next().expect("a broker has a port");
+    let name_server_address = name_server.listening;
+    let created = broker.created;
 
-    while !running.is_registered() && begun.elapsed() < KNOWN_WITHIN {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let version = env!("CARGO_PKG_VERSION");
-    let kept = if options.ephemeral { "removed at the end" } else { "kept" };
-    println!("keepmq {version}  dev: everything in this process, data in {} ({kept})", options.data.display());
-    println!("  name server   {}     clients: namesrvAddr={}", names.address, names.address);
-    println!("  broker        {}    durability: {}", running.listening, broker::durability(flush));
-    if let Some(address) = health_at {
-        println!("  health        http://{address}/readyz");
-    }
-    if running.recovered.created {
-        let first = first_message::send_and_pull(running.address)?;
-        println!("  topic demo    created; sent a message and pulled it back: {first}");
+    let (to_broker, to_name_server) = (broker.inbox(), name_server.inbox());
+    let asked = to_broker.clone();
+    let stop = Stop::on_signal(move || {
+        health.leaving();
+        asked.post(Word::Stop);
+    })
+    .map_err(|error| thread_refused(&error))?;
+    let ended = to_broker.clone();
+    let name_server = thread("nameserver", move || {
+        let outcome = name_server.run();
+        // By itself it ends only when it fails, and then the broker is of no use.
+        ended.post(Word::Stop);
+        outcome
+    })?;
+    let broker = thread("broker", move || broker.run())?;
+
+    let first = created.then(|| firstword::speak(name_server_address, address, now().wall)).transpose();
+    let first = first.map_err(|error| no_first_word(&error));
+    if let Ok(seen) = &first {
+        let mut text = banner(options, &root, [name_server_address, address], &durability, &health_line, seen.as_ref());
+        notes.iter().for_each(|note| text += &format!("note: {note}\n"));
+        text += &format!("ready in {:.1} s: Ctrl-C stops cleanly (drain, flush, exit)", began.elapsed().as_secs_f64());
+        say(&text);
     } else {
-        println!("  store         {} bytes of log, as it was left", running.recovered.end);
+        to_broker.post(Word::Stop);
     }
-    println!("ready in {:.1} s; Ctrl-C stops cleanly (drain, flush, exit)", begun.elapsed().as_secs_f64());
-
-    // The broker takes its leave from the name server, so it goes first.
-    let outcome = running.join();
-    names.inbox.post(Word::Stop);
-    names.join()?;
-    outcome?;
-    if options.ephemeral {
-        std::fs::remove_dir_all(&options.data).map_err(|error| {
-            Failure::io(format!("{} cannot be removed", options.data.display()), &error, "remove it by hand")
-        })?;
+    let broker = broker.join().expect("a panic ends the process");
+    // Last: the broker takes its leave of it.
+    to_name_server.post(Word::Stop);
+    let name_server = name_server.join().expect("a panic ends the process");
+    stop.join();
+    if first.is_ok() && broker.is_ok() {
+        say("stopped: everything that was accepted is on disk");
     }
-    println!("stopped");
-    Ok(())
+    first.and(broker).and(name_server)
 }
 
-fn stop_broker_on_signal(running: &broker::RunningBroker) -> Result<(), Failure> {
-    let inbox = Arc::new(Mutex::new(running.inbox.clone()));
-    signals::on_stop(move || inbox.lock().expect("nobody panics while posting").post(Word::Stop))
+fn thread(
+    name: &str,
+    run: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<JoinHandle<Result<(), Failure>>, Failure> {
+    Builder::new().name(name.to_owned()).spawn(run).map_err(|error| thread_refused(&error))
 }
 
-/// RocketMQ's segment size, or the largest that leaves room for four where space is short.
-fn segment_bytes(data: &std::path::Path, usual: u64) -> Result<u64, Failure> {
-    let there = data.ancestors().find(|folder| folder.exists() && !folder.as_os_str().is_empty());
-    let there = there.unwrap_or_else(|| std::path::Path::new("."));
-    let free = free_bytes(there)
-        .map_err(|error| Failure::io("free space cannot be read", &error, "give --data another folder"))?;
-    let mut bytes = usual;
-    while bytes * 4 > free && bytes > 1 << 20 {
-        bytes /= 2;
-    }
-    if bytes < usual && !data.join("keepmq").exists() {
-        tracing::warn!(free, segment = bytes, "space is short: smaller segments than RocketMQ's are made");
-    }
-    Ok(if data.join("keepmq").exists() { existing_segment(data).unwrap_or(bytes) } else { bytes })
+fn banner(
+    options: &DevOptions,
+    root: &Path,
+    [name_server, broker]: [SocketAddr; 2],
+    durability: &str,
+    health: &str,
+    seen: Option<&Seen>,
+) -> String {
+    let fate = if options.ephemeral { "removed at the end" } else { "kept" };
+    let version = env!("CARGO_PKG_VERSION");
+    let first = match seen {
+        None => format!("  store         recovered; nothing was sent to {TOPIC} this time"),
+        Some(Seen { queue, offset, acknowledged }) => format!(
+            "  topic         {TOPIC} ({QUEUES} queues), created on this new store\n                \
+             sent 1 message: SEND_OK in {:.1} ms, queue {queue}, offset {offset}; pulled it back",
+            acknowledged.as_secs_f64() * 1e3
+        ),
+    };
+    format!(
+        "keepmq {version}  dev: everything in this process, data in {} ({fate})\n  \
+           name server   {name_server:<20} clients: namesrvAddr={name_server}\n  \
+           broker        {broker:<20} {durability}\n  \
+           health        {health}\n{first}\n",
+        root.display()
+    )
 }
 
-/// The size of the segments that a store already has.
-fn existing_segment(data: &std::path::Path) -> Option<u64> {
-    let mut segments = std::fs::read_dir(data.join("commitlog")).ok()?;
-    segments.find_map(|segment| Some(segment.ok()?.metadata().ok()?.len())).filter(|bytes| *bytes > 0)
+/// On standard output. Whoever reads it may go; the broker stays.
+fn say(text: &str) {
+    if let Err(error) = writeln!(io::stdout(), "{text}") {
+        tracing::warn!(%error, "nobody reads what is printed");
+    }
+}
+
+/// The size of the store's segments, or of those that it will have.
+fn segment(root: &Path, notes: &mut Vec<String>) -> io::Result<u64> {
+    match std::fs::read_dir(root.join("commitlog")) {
+        Ok(mut files) => {
+            if let Some(file) = files.next() {
+                let bytes = file?.metadata()?.len();
+                // Anything else is for the store to judge.
+                return Ok(if bytes.is_power_of_two() && (SEGMENT_MIN..=SEGMENT).contains(&bytes) {
+                    bytes
+                } else {
+                    SEGMENT
+                });
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let free = free_bytes(root)?;
+    let fits = (free / SEGMENTS).max(SEGMENT_MIN);
+    if fits >= SEGMENT {
+        return Ok(SEGMENT);
+    }
+    let segment = 1 << fits.ilog2();
+    notes.push(format!(
+        "{} MiB are free, too few for segments of 1 GiB as RocketMQ has them: they will have {} KiB",
+        free >> 20,
+        segment >> 10
+    ));
+    Ok(segment)
+}
+
+fn no_first_word(error: &io::Error) -> Failure {
+    let title = "the first message did not come back";
+    let why = "a broker that cannot be talked to is of no use to a developer";
+    let remedy = "look at the log above; --log debug says more";
+    Failure::new(ExitCode::Unreachable, Problem::new(title, error.to_string(), why, remedy))
+}
+
+/// A folder that goes when this is dropped.
+struct Ephemeral(PathBuf);
+
+impl Drop for Ephemeral {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, "{} could not be removed", self.0.display());
+        }
+    }
+}
+
+impl DevOptions {
+    /// Data in a folder that is kept, or in one of its own that is removed at the end.
+    pub fn new(data: Option<PathBuf>, ephemeral: bool, port_base: Option<u16>) -> Self {
+        let own = || {
+            let stamp = now().wall;
+            std::env::temp_dir().join(format!("keepmq-dev-{}-{stamp}", std::process::id()))
+        };
+        let data = match data {
+            Some(data) => data,
+            None if ephemeral => own(),
+            None => PathBuf::from("keepmq-data"),
+        };
+        Self { data, ephemeral, port_base }
+    }
 }

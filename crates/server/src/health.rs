@@ -1,104 +1,186 @@
-//! `/livez`, `/readyz`, `/startupz`: whether the event loop turns, whether messages are taken, whether the start is over.
+//! `/livez`, `/readyz` and `/startupz`, for whoever supervises the process.
+//!
+//! - live: the broker's event loop turns. Asked, we make it turn, and wait for that at most 5 s.
+//! - started: recovery is over.
+//! - ready: started, registered at a name server (or none is configured), and not about to end. `?verbose` lists the checks.
 
-use crate::failure::Failure;
-use crate::hands::spawn;
-use crate::watched::Pulse;
+use crate::jobs::STACK;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::routing::get;
-use std::fmt::Write;
+use keepmq_broker::Broker;
+use keepmq_disk::OsDisk;
+use keepmq_net::{Inbox, Word};
+use keepmq_protocol::seam::{Core, Effect, Event};
+use keepmq_store::JobDone;
+use keepmq_world::{Mono, Now};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
-/// A shard is woken at least this often: by the word about free space, every five seconds.
-const STUCK: Duration = Duration::from_secs(12);
+/// Longest that an event loop may take for one turn.
+const TURN: Duration = Duration::from_secs(5);
+/// Time between two looks.
+const LOOK: Duration = Duration::from_millis(5);
 
-/// What the endpoints look at. Filled in when the start is over.
-#[derive(Clone, Default)]
-pub(crate) struct Health {
-    started: Arc<OnceLock<Started>>,
+/// A core whose turns are counted.
+pub(crate) struct Watched<C> {
+    core: C,
+    turns: Arc<AtomicU64>,
 }
 
-struct Started {
-    pulse: Pulse,
-    is_ready: Box<dyn Fn() -> Vec<(&'static str, bool)> + Send + Sync>,
+impl<C: Core> Core for Watched<C> {
+    type Work = C::Work;
+    type Done = C::Done;
+
+    fn handle(&mut self, event: Event<'_, C::Done>, now: Now) {
+        self.core.handle(event, now);
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn poll_effect(&mut self) -> Option<Effect<C::Work>> {
+        self.core.poll_effect()
+    }
+
+    fn deadline(&self) -> Option<Mono> {
+        self.core.deadline()
+    }
+}
+
+/// How a broker is, for all who ask.
+#[derive(Clone)]
+pub(crate) struct Health {
+    phase: Arc<Mutex<Phase>>,
+}
+
+enum Phase {
+    Recovering,
+    Serving(Serving),
+    Leaving(Serving),
+}
+
+#[derive(Clone)]
+struct Serving {
+    broker: Arc<Mutex<Watched<Broker<OsDisk>>>>,
+    turns: Arc<AtomicU64>,
+    inbox: Inbox<JobDone>,
+    free: Arc<AtomicU64>,
 }
 
 impl Health {
-    /// The start is over. `checks` are what readiness depends on, with a name each.
-    pub(crate) fn started(&self, pulse: Pulse, checks: impl Fn() -> Vec<(&'static str, bool)> + Send + Sync + 'static) {
-        let again = self.started.set(Started { pulse, is_ready: Box::new(checks) });
-        assert!(again.is_ok(), "a process starts once");
+    /// Of a broker that is being opened.
+    pub(crate) fn recovering() -> Self {
+        Self { phase: Arc::new(Mutex::new(Phase::Recovering)) }
     }
 
-    /// Answers on `address` from a thread of its own, as long as the process lives.
-    pub(crate) fn serve(&self, address: SocketAddr) -> Result<SocketAddr, Failure> {
-        let failed = |error: &std::io::Error| {
-            Failure::io(
-                format!("health cannot be served on {address}"),
-                error,
-                "give metricsPromExporterPort another port, or 0 for none",
-            )
-        };
-        let listener = TcpListener::bind(address).map_err(|error| failed(&error))?;
-        listener.set_nonblocking(true).map_err(|error| failed(&error))?;
-        let bound = listener.local_addr().map_err(|error| failed(&error))?;
-        let router = Router::new()
-            .route("/livez", get(livez))
-            .route("/readyz", get(readyz))
-            .route("/startupz", get(startupz))
+    /// The broker is open. `free` holds the free bytes of its disk.
+    pub(crate) fn serving(
+        &self,
+        broker: Broker<OsDisk>,
+        inbox: Inbox<JobDone>,
+        free: Arc<AtomicU64>,
+    ) -> Arc<Mutex<Watched<Broker<OsDisk>>>> {
+        let turns = Arc::new(AtomicU64::new(0));
+        let broker = Arc::new(Mutex::new(Watched { core: broker, turns: Arc::clone(&turns) }));
+        *self.lock() = Phase::Serving(Serving { broker: Arc::clone(&broker), turns, inbox, free });
+        broker
+    }
+
+    /// It has been told to stop. What is asked from now on is answered with "not ready".
+    pub(crate) fn leaving(&self) {
+        let mut phase = self.lock();
+        if let Phase::Serving(serving) = &*phase {
+            *phase = Phase::Leaving(serving.clone());
+        }
+    }
+
+    /// Answers on `address` from a thread of its own. The address that was really taken is the answer.
+    pub(crate) fn answer_on(&self, address: SocketAddr) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let app = Router::new()
+            .route("/livez", get(live))
+            .route("/readyz", get(ready))
+            .route("/startupz", get(started))
             .with_state(self.clone());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-        let runtime = runtime.map_err(|error| failed(&error))?;
-        spawn("health", move || {
+        let serve = move || {
             let outcome = runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                axum::serve(listener, router).await
+                axum::serve(listener, app).await
             });
             if let Err(error) = outcome {
-                tracing::error!(%error, "health is no longer served");
+                tracing::error!(%error, "nobody answers for the health of this process any more");
             }
-        })?;
-        Ok(bound)
+        };
+        // It ends with the process: there is nothing to be drained.
+        std::thread::Builder::new().name("health".to_owned()).stack_size(2 * STACK).spawn(serve)?;
+        Ok(address)
     }
 
-    fn is_alive(&self) -> bool {
-        let turns = |started: &Started| keepmq_net::now().mono.since(started.pulse.last()) < STUCK;
-        self.started.get().is_none_or(turns)
+    fn lock(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().expect("a panic ends the process")
     }
 
-    fn checks(&self) -> Vec<(&'static str, bool)> {
-        match self.started.get() {
-            None => vec![("started", false)],
-            Some(started) => {
-                let mut checks = vec![("started", true), ("event loop", self.is_alive())];
-                checks.extend((started.is_ready)());
-                checks
+    fn now_serving(&self) -> Option<Serving> {
+        match &*self.lock() {
+            Phase::Recovering => None,
+            Phase::Serving(serving) | Phase::Leaving(serving) => Some(serving.clone()),
+        }
+    }
+
+    /// Name of a check, and whether it holds.
+    fn checks(&self) -> [(&'static str, bool); 3] {
+        let staying = !matches!(&*self.lock(), Phase::Leaving(_));
+        match self.now_serving() {
+            None => [("recovered", false), ("registered", false), ("staying", staying)],
+            Some(serving) => {
+                let registered = serving.broker.lock().expect("a panic ends the process").core.is_registered();
+                [("recovered", true), ("registered", registered), ("staying", staying)]
             }
         }
     }
 }
 
-async fn livez(State(health): State<Health>) -> (StatusCode, &'static str) {
-    if health.is_alive() { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "the event loop stands\n") }
+type Answer = (StatusCode, String);
+
+async fn live(State(health): State<Health>) -> Answer {
+    // While the store is being recovered there is no loop yet, and `/startupz` says so.
+    let Some(serving) = health.now_serving() else { return (StatusCode::OK, "recovering\n".to_owned()) };
+    let turns = serving.turns.load(Ordering::Relaxed);
+    serving.inbox.post(Word::Space { free: serving.free.load(Ordering::Relaxed) });
+    let asked = Instant::now();
+    while serving.turns.load(Ordering::Relaxed) == turns {
+        if asked.elapsed() > TURN {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("the event loop has not turned for {TURN:?}\n"));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    (StatusCode::OK, "ok\n".to_owned())
 }
 
-async fn startupz(State(health): State<Health>) -> (StatusCode, &'static str) {
-    match health.started.get() {
-        Some(_) => (StatusCode::OK, "ok\n"),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "opening the store\n"),
+async fn started(State(health): State<Health>) -> Answer {
+    match health.now_serving() {
+        Some(_) => (StatusCode::OK, "ok\n".to_owned()),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "recovering\n".to_owned()),
     }
 }
 
-/// Every check on a line of its own, so that no second request is needed to learn which one failed.
-async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
+async fn ready(State(health): State<Health>, RawQuery(query): RawQuery) -> Answer {
     let checks = health.checks();
-    let mut text = String::new();
-    for (name, good) in &checks {
-        writeln!(text, "{name}: {}", if *good { "ok" } else { "not yet" }).expect("writing to a string");
-    }
-    let ready = checks.iter().all(|(_, good)| *good);
-    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
+    let failed: Vec<_> = checks.iter().filter(|(_, holds)| !holds).map(|(name, _)| *name).collect();
+    let code = if failed.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let text =
+        if query.is_some_and(|query| query.split('&').any(|word| word == "verbose" || word.starts_with("verbose="))) {
+            checks.iter().map(|(name, holds)| format!("[{}] {name}\n", if *holds { '+' } else { '-' })).collect()
+        } else if failed.is_empty() {
+            "ok\n".to_owned()
+        } else {
+            format!("not {}\n", failed.join(", not "))
+        };
+    (code, text)
 }

@@ -1,45 +1,36 @@
-//! # keepmq-server: cores as processes
+//! # keepmq-server: runs cores as a process
 //!
-//! Floor 4. Each role is one function: [`run_broker`], [`run_nameserver`], [`run_dev`]. It reads no clock and makes no decision
-//! about a message; it opens files and ports, starts threads, and brings them down in order:
+//! Floor 4, above the waterline: threads, files, signals, configuration. One function a role:
+//!
+//! - [`broker::run`]: configuration → lock → recovery → ports → threads; ends on SIGTERM after draining.
+//! - [`nameserver::run`]: the same with less.
+//! - [`dev::run`]: both in one process, on loopback, with a first message through their own ports.
 //!
 //! ```text
-//!   settings → lock → disk → Store::open → Broker::open → one shard thread (net)
-//!                                                          ├ a thread a lane of jobs, one for cold reads (hands.rs)
-//!                                                          ├ free space, signals, health
-//!   SIGTERM → Word::Stop → the core drains → Exit → join
+//!   Settings (config.rs) ──▶ BrokerSetup (config/setup.rs) ──▶ Opened (broker.rs) ──▶ Shard + BrokerHands (jobs.rs)
+//!   SIGTERM (stop.rs) ──▶ not ready (health.rs) ──▶ Word::Stop ──▶ the core drains ──▶ Exit ──▶ threads end, lock given back
 //! ```
+//! A panic in any thread ends the process ([`log::init`]): the store is made for being killed, not for going on half.
+//!
+//! Deliberately absent: decisions about messages. Whoever looks for one finds it in the cores.
 #![forbid(unsafe_code)]
 
-pub mod config;
+pub mod broker;
+pub mod dev;
+pub mod nameserver;
+
 mod failure;
-mod log;
+pub use failure::{ExitCode, Failure, Problem};
 
-mod broker;
-mod dev;
-mod first_message;
-mod nameserver;
+pub mod config;
 
-mod hands;
 mod health;
-mod signals;
-mod watched;
+mod jobs;
+mod stop;
 
-pub use broker::run_broker;
-pub use dev::{DevOptions, run_dev};
-pub use failure::{Failure, exit};
-pub use log::{LogForm, start_log};
-pub use nameserver::run_nameserver;
+mod firstword;
 
-use std::hash::BuildHasher;
+pub mod log;
 
-/// A word from the operating system's randomness: the seeds of cores, the identities of stores.
-fn random() -> u64 {
-    std::hash::RandomState::new().hash_one(std::process::id())
-}
-
-/// Switches a planted bug on; false when there is none of that name.
 #[cfg(feature = "planted")]
-pub fn plant(bug: &str) -> bool {
-    keepmq_world::planted::arm(Some(bug))
-}
+pub mod planted;

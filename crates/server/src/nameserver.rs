@@ -1,97 +1,83 @@
-//! The name server as a process.
+//! A name server as a process, or as a part of one.
 
-use crate::broker::{ended, listen};
-use crate::config::NameServerSettings;
-use crate::failure::Failure;
-use crate::hands::spawn;
-use crate::health::Health;
-use crate::watched::{Pulse, Watched};
-use crate::{random, signals};
-use keepmq_nameserver::{NameServer, NameServerConfig};
-use keepmq_net::{Hands, Inbox, NetLimits, Shard, Word};
-use keepmq_protocol::frame::FRAME_MAX;
-use keepmq_protocol::seam::{Core, Exit};
+use crate::broker::{port_refused, thread_refused};
+use crate::config::NameServerSetup;
+use crate::failure::{ExitCode, Failure, Problem};
+use crate::stop::Stop;
+use keepmq_nameserver::NameServer;
+use keepmq_net::{Hands, Inbox, Shard, Word};
+use keepmq_protocol::seam::Exit;
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
-/// Brokers and topics that one name server knows at most.
-const MAX_BROKERS: usize = 10_000;
-const MAX_TOPICS: usize = 200_000;
-
-/// What one shard takes from its connections.
-pub(crate) fn limits(idle: Duration) -> NetLimits {
-    NetLimits { frame_bytes: FRAME_MAX, connections: 50_000, unsent_bytes: 16 << 20, unread_bytes: 256 << 20, idle }
-}
-
-/// A name server that serves.
-pub(crate) struct RunningNameServer {
-    pub(crate) inbox: Inbox<Infallible>,
-    pub(crate) address: SocketAddr,
-    thread: JoinHandle<io::Result<Exit>>,
-}
-
-/// Runs a name server until it is asked to stop.
-pub fn run_nameserver(settings: &NameServerSettings) -> Result<(), Failure> {
-    let health = Health::default();
-    if let Some(address) = settings.health {
-        health.serve(address)?;
+/// Runs a name server until a signal ends it.
+pub fn run(setup: NameServerSetup) -> Result<(), Failure> {
+    for line in setup.settings.without_effect() {
+        tracing::info!("{line}");
     }
-    let server = start(settings, &health)?;
-    tracing::info!(address = %server.address, "the name server serves");
-    let inbox = server.inbox.clone();
-    signals::on_stop(move || inbox.post(Word::Stop))?;
-    server.join()
-}
-
-pub(crate) fn start(settings: &NameServerSettings, health: &Health) -> Result<RunningNameServer, Failure> {
-    for warning in &settings.warnings {
+    for warning in setup.settings.warnings() {
         tracing::warn!("{warning}");
     }
-    let mut shard = Shard::new(limits(settings.idle))
-        .map_err(|error| Failure::io("the event loop cannot be made", &error, "raise the limit of open files"))?;
-    let address = listen(&mut shard, settings.listen, "listenPort (--listen)")?;
-    let config = NameServerConfig {
-        broker_timeout: settings.broker_timeout,
-        scan_every: settings.scan_every,
-        max_brokers: MAX_BROKERS,
-        max_topics: MAX_TOPICS,
-    };
-    let pulse = Pulse::default();
-    let core = Arc::new(Mutex::new(Watched::new(NameServer::new(config, random()), pulse.clone())));
-    let inbox = shard.inbox();
-    beat(inbox.clone())?;
-    health.started(pulse, Vec::new);
-    let thread = spawn("nameserver", move || shard.run(&core, NoHands))?;
-    Ok(RunningNameServer { inbox, address, thread })
+    let opened = Opened::new(setup)?;
+    let inbox = opened.inbox();
+    let stop = Stop::on_signal(move || inbox.post(Word::Stop)).map_err(|error| thread_refused(&error))?;
+    tracing::info!("ready: name server on {}", opened.listening);
+    let outcome = opened.run();
+    stop.join();
+    outcome
 }
 
-/// Shows that the event loop turns: a name server without brokers has nothing to do by itself.
-fn beat(inbox: Inbox<Infallible>) -> Result<(), Failure> {
-    spawn("pulse", move || {
-        loop {
-            inbox.post(Word::Space { free: u64::MAX });
-            std::thread::sleep(Duration::from_secs(5));
+/// A name server that listens; nothing is answered yet.
+pub(crate) struct Opened {
+    core: Arc<Mutex<NameServer>>,
+    shard: Shard<Infallible>,
+    pub(crate) listening: SocketAddr,
+}
+
+impl Opened {
+    /// Opens the port.
+    pub(crate) fn new(setup: NameServerSetup) -> Result<Self, Failure> {
+        let NameServerSetup { config, listen, limits, seed, .. } = setup;
+        let mut shard = Shard::new(limits).map_err(|error| thread_refused(&error))?;
+        let listening = shard.listen(listen).map_err(|error| {
+            port_refused(
+                listen,
+                "listenPort",
+                "set listenPort (or --listen, --port-base), or stop what uses it",
+                &error,
+            )
+        })?;
+        Ok(Self { core: Arc::new(Mutex::new(NameServer::new(config, seed))), shard, listening })
+    }
+
+    pub(crate) fn inbox(&self) -> Inbox<Infallible> {
+        self.shard.inbox()
+    }
+
+    /// Serves until the core is done.
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        match self.shard.run(&self.core, NoHands) {
+            Ok(Exit::Clean) => {
+                tracing::info!("the name server has stopped");
+                Ok(())
+            }
+            Ok(Exit::Disk(what)) => unreachable!("a name server has no disk: {what}"),
+            Err(error) => {
+                let title = "the event loop has failed, and the name server has stopped";
+                let why = "without it nobody is answered";
+                let remedy = "start again; brokers register within seconds";
+                Err(Failure::new(ExitCode::Io, Problem::new(title, error.to_string(), why, remedy)))
+            }
         }
-    })?;
-    Ok(())
-}
-
-impl RunningNameServer {
-    /// Waits for its end.
-    pub(crate) fn join(self) -> Result<(), Failure> {
-        ended(self.thread)
     }
 }
 
 /// A name server has no work of its own.
 struct NoHands;
 
-impl<C: Core<Work = Infallible>> Hands<C> for NoHands {
-    fn work(&mut self, work: Infallible) -> Option<Word<C::Done>> {
+impl Hands<NameServer> for NoHands {
+    fn work(&mut self, work: Infallible) -> Option<Word<Infallible>> {
         match work {}
     }
 }

@@ -50,8 +50,9 @@ pub struct Table {
 }
 
 /// Of a broker: RocketMQ's `broker.conf`.
-pub const BROKER: Table =
-    Table { keys: &[broker::HONOURED, store::HONOURED, net::HONOURED, broker::KEYS, store::KEYS, net::KEYS, net::ACCESS] };
+pub const BROKER: Table = Table {
+    keys: &[broker::HONOURED, store::HONOURED, net::HONOURED, broker::KEYS, store::KEYS, net::KEYS, net::ACCESS],
+};
 
 /// Of a name server: RocketMQ's `namesrv.conf`.
 pub const NAME_SERVER: Table = Table { keys: &[nameserver::HONOURED, nameserver::KEYS, net::KEYS] };

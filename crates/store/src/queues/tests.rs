@@ -718,6 +718,14 @@ fn a_deletion_that_a_power_cut_undoes_costs_nothing() {
     }
 }
 
+#[test]
+fn a_file_stays_as_long_as_a_piece_in_flight_reads_from_it() {
+    use Op::*;
+    let mostly_dead = [Append(3, 288, 0), Append(0, 4, 0), Sync, Append(0, 201, 0), Checkpoint, Delete(1), Written];
+    let copied_while_the_rest_dies = [Survey(1), Append(0, 1, 0), Checkpoint, Written, Survey(59), Checkpoint, Retire];
+    play(0, &[&mostly_dead[..], &copied_while_the_rest_dies, &[Snapshot, Survey(60), Written]].concat());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -1,6 +1,8 @@
 //! Source: RocketMQ `BrokerIdentity`, `BrokerConfig`; and what is KeepMQ's own.
 
-use super::{BOOL, HOME, INT, LONG, PORT, REPLICATION, SECRET, TEXT, Key, honoured, honoured_with, no, not_yet, number, refused};
+use super::{
+    BOOL, HOME, INT, Key, LONG, PORT, REPLICATION, SECRET, TEXT, honoured, honoured_with, no, not_yet, number, refused,
+};
 
 /// What they say is done.
 pub(super) const HONOURED: &[Key] = &[

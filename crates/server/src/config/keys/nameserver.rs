@@ -1,6 +1,6 @@
 //! Source: RocketMQ `NamesrvConfig`.
 
-use super::{BOOL, HOME, INT, PORT, TEXT, Key, honoured, no, not_yet, number};
+use super::{BOOL, HOME, INT, Key, PORT, TEXT, honoured, no, not_yet, number};
 
 /// What they say is done.
 pub(super) const HONOURED: &[Key] = &[

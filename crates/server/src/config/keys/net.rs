@@ -1,12 +1,10 @@
 //! Source: RocketMQ `NettyServerConfig`, `NettyClientConfig`, `AuthConfig`.
 
-use super::{BOOL, INT, LONG, SECRET, TEXT, Key, honoured, no, not_yet, number};
+use super::{BOOL, INT, Key, LONG, SECRET, TEXT, honoured, no, not_yet, number};
 
 /// What they say is done.
-pub(super) const HONOURED: &[Key] = &[
-    honoured("bindAddress", TEXT, "0.0.0.0"),
-    honoured("serverChannelMaxIdleTimeSeconds", number(1, 86_400), "120"),
-];
+pub(super) const HONOURED: &[Key] =
+    &[honoured("bindAddress", TEXT, "0.0.0.0"), honoured("serverChannelMaxIdleTimeSeconds", number(1, 86_400), "120")];
 
 /// All others of connections.
 pub(super) const KEYS: &[Key] = &[

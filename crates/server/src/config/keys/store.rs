@@ -1,6 +1,8 @@
 //! Source: RocketMQ `MessageStoreConfig`, of the store and of the tiered store.
 
-use super::{BOOL, INT, LONG, REAL, REPLICATION, SECRET, TEXT, Key, Kind, honoured, honoured_with, no, not_yet, number, refused};
+use super::{
+    BOOL, INT, Key, Kind, LONG, REAL, REPLICATION, SECRET, TEXT, honoured, honoured_with, no, not_yet, number, refused,
+};
 
 /// What they say is done.
 pub(super) const HONOURED: &[Key] = &[
@@ -234,7 +236,6 @@ pub(super) const KEYS: &[Key] = &[
     no("storePathIndex", TEXT, "", OLDER),
     no("storeCheckpoint", TEXT, "", OLDER),
     no("abortFile", TEXT, "", OLDER),
-    no("checkTransactionMessageEnable", BOOL, "false", OLDER),
 ];
 
 const CLIENT_TUNING: &str = "it belongs to a way to treat clients that is not built yet, or is fixed";
@@ -253,7 +254,7 @@ const LMQ: &str = "light message queues";
 const LMQ_TUNING: &str = "it belongs to light message queues, which are not built yet";
 const MMAP: &str = "segments are not mapped into memory: they are written, and synced in groups";
 const NAMES: &str = "names are limited by RocketMQ's constants";
-const OLDER: &str = "RocketMQ has ignored it since 4.x; everything lies below `storePathRootDir`";
+const OLDER: &str = "everything lies below `storePathRootDir`, at RocketMQ's places";
 const ONE_INDEX: &str = "KeepMQ has one index of its own, made from the log";
 const PATHS: &str = "several folders for one log";
 const POOLS: &str = "requests are not handed between thread pools: one event loop serves them";

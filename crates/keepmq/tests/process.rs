@@ -1,0 +1,111 @@
+//! The real binary, from outside.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+
+fn keepmq(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keepmq"));
+    command.args(words).stdin(Stdio::null()).env_remove("RUST_LOG").env_remove("NAMESRV_ADDR");
+    command
+}
+
+fn ended(words: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = keepmq(words).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// `keepmq dev` until it says that it is ready; killed when dropped.
+struct Dev {
+    child: Child,
+    said: String,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Dev {
+    fn start(words: &[&str]) -> Self {
+        let mut child = keepmq(words).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        while !said.contains("ready in") {
+            assert!(lines.read_line(&mut said).unwrap() > 0, "it ended before it was ready: {said}");
+        }
+        Self { child, said, lines }
+    }
+
+    /// Ctrl-C; its end, and what else it said.
+    fn interrupt(mut self) -> (ExitStatus, String) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let mut rest = String::new();
+        self.lines.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap(), rest)
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        // It has ended already, unless the test failed; then there is nothing more to be said.
+        let _ = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+fn file(dir: &Path, text: &str) -> String {
+    let path = dir.join("broker.conf");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_day_of_dev_and_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let base = (21_000 + std::process::id() % 4_000 * 10).to_string();
+    let words = ["dev", "--data", data.to_str().unwrap(), "--port-base", &base];
+
+    let first = Dev::start(&words);
+    assert!(first.said.contains("SEND_OK in") && first.said.contains("pulled it back"), "{}", first.said);
+    let base: u16 = base.parse().unwrap();
+    let other = (base + 20).to_string();
+    let (code, _, said) = ended(&["dev", "--data", words[2], "--port-base", &other]);
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains("is in use") && said.contains(&first.child.id().to_string()), "{said}");
+    let (status, rest) = first.interrupt();
+    assert_eq!((status.code(), rest.as_str()), (Some(0), "stopped: everything that was accepted is on disk\n"));
+
+    let second = Dev::start(&words);
+    assert!(second.said.contains("recovered; nothing was sent"), "{}", second.said);
+    assert_eq!(second.interrupt().0.code(), Some(0));
+}
+
+#[test]
+fn the_help_has_the_verbs_that_there_are() {
+    let (code, help, _) = ended(&["--help"]);
+    assert_eq!(code, Some(0));
+    let verbs: Vec<_> = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1)
+        .map_while(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(verbs, ["dev", "nameserver", "broker"]);
+    assert_eq!(ended(&["tour"]).0, Some(2));
+    assert_eq!(ended(&["broker", "--log", "keepmq=loud", "-p"]).0, Some(2));
+}
+
+#[test]
+fn a_configuration_is_printed_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = file(dir.path(), "brokerName=broker-a\nflushDiskType=ASYNC_FLUSH\nstorePathRootDir=/nowhere\n");
+    let (code, printed, said) = ended(&["broker", "-c", &good, "-n", "127.0.0.1:9876", "-p"]);
+    assert_eq!((code, said.as_str()), (Some(0), ""), "{printed}");
+    assert!(printed.contains("broker.conf:2") && printed.contains("127.0.0.1:9876"), "{printed}");
+
+    let bad = file(dir.path(), "flushDiskTyp=SYNC_FLUSH\n");
+    let (code, _, said) = ended(&["broker", "-c", &bad]);
+    assert_eq!(code, Some(3), "{said}");
+    for part in ["error: ", "broker.conf:1", "what ", "why ", "do ", "did you mean flushDiskType?"] {
+        assert!(said.contains(part), "{part:?} in {said}");
+    }
+}

@@ -1,0 +1,235 @@
+use super::*;
+use keepmq_store::Flush;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+fn read(table: &Table, text: &str) -> Result<Settings, Failure> {
+    Settings::parse(table, text.as_bytes(), Path::new("broker.conf"), &[])
+}
+
+fn setup(text: &str) -> Result<BrokerSetup, Failure> {
+    read(&BROKER, &format!("storePathRootDir=/data\nbrokerName=b\nbrokerIP1=10.0.0.5\n{text}"))
+        .and_then(BrokerSetup::new)
+}
+
+fn said(failure: &Failure) -> String {
+    assert_eq!(failure.exit, ExitCode::Configuration);
+    failure.to_string()
+}
+
+#[test]
+fn where_java_ignores_we_say_so() {
+    // What stands in the file, the value that is taken, and what the warning says.
+    for (line, key, value, warning) in [
+        ("flushDiskType=sync_flush", "flushDiskType", "SYNC_FLUSH", "RocketMQ would have used ASYNC_FLUSH"),
+        ("fileReservedTime=48 ", "fileReservedTime", "48", "RocketMQ would have used 72"),
+        ("autoCreateTopicEnable=true ", "autoCreateTopicEnable", "true", "RocketMQ would have used false"),
+        ("brokerId=3", "brokerId", "0", "broker.conf:1: brokerId=3 is taken as 0"),
+        ("fileReservedTime=1\nfileReservedTime=2", "fileReservedTime", "2", "broker.conf:1 already"),
+        ("registerNameServerPeriod=5", "registerNameServerPeriod", "10000", "is taken as 10000"),
+        ("flushIntervalCommitLog=5000", "flushIntervalCommitLog", "500", "is taken as 500"),
+    ] {
+        let settings = read(&BROKER, &format!("{line}\nbrokerIP1=10.0.0.5\nstorePathRootDir=/data")).unwrap();
+        let setup = BrokerSetup::new(settings).unwrap();
+        assert_eq!(setup.settings.text(key), value, "{line}");
+        let warnings = setup.settings.warnings();
+        assert!(warnings.iter().any(|text| text.contains(warning)), "{line}: {warnings:?}");
+    }
+}
+
+#[test]
+fn what_java_reads_as_we_do_is_not_warned_of() {
+    let text = "brokerClusterName = prod \nautoCreateTopicEnable=TRUE\nlistenPort:10911\nlongPollingEnable false\n";
+    let setup = setup(text).unwrap();
+    assert_eq!(setup.settings.warnings(), &[] as &[String]);
+    assert_eq!(setup.broker.cluster, "prod");
+    assert!(setup.broker.auto_create_topic && !setup.broker.long_polling);
+}
+
+#[test]
+fn refusals_name_the_place_and_what_to_do() {
+    for (line, expected) in [
+        ("flushDiskTyp=SYNC_FLUSH", &["broker.conf:4", "did you mean flushDiskType?"][..]),
+        ("mapedFileSizeCommitLog=1", &["did you mean mappedFileSizeCommitLog?"]),
+        ("quarkus.port=1", &["the key quarkus.port is not known"]),
+        (
+            "flushDiskType=SOMETIMES",
+            &["SYNC_FLUSH or ASYNC_FLUSH", "RocketMQ would have ignored it and used ASYNC_FLUSH"],
+        ),
+        ("listenPort=many", &["a whole number from 1 to 65535"]),
+        ("listenPort=70000", &["a whole number from 1 to 65535"]),
+        ("maxMessageSize=4M", &["without a unit"]),
+        ("mappedFileSizeCommitLog=-1", &["from 65536 to 2147483647"]),
+        ("autoCreateTopicEnable=yes", &["true or false"]),
+        ("brokerRole=SYNC_MASTER", &["brokerRole", "second machine", "ASYNC_MASTER"]),
+        ("brokerRole=SLAVE", &["cannot copy to one yet"]),
+        ("inSyncReplicas=2", &["is not built yet", "copies of the log", "set it to 1"]),
+        ("enableControllerMode=true", &["is not built yet", "a controller"]),
+        ("storeType=defaultRocksDB", &["is not supported", "set it to default"]),
+        ("initAuthenticationUser={\"password\":\"geheim\"}\naclEnable=true", &["aclEnable is not built yet"]),
+        ("storePathCommitLog=/elsewhere", &["/data/commitlog"]),
+        ("namesrvAddr=ns1:9876,ns2:9876;", &["host:port", "semicolons"]),
+        ("namesrvAddr=ns1", &["\"ns1\" is not host:port"]),
+        ("brokerName=a b", &["brokerName", "illegal"]),
+        ("bindAddress=eth0", &["an IP address"]),
+        ("fileReservedTime=\\u00zz", &["broker.conf:4: an escape cannot be read"]),
+    ] {
+        let text = said(&setup(line).unwrap_err());
+        for part in expected {
+            assert!(text.contains(part), "{line}: {part:?} in {text}");
+        }
+        assert!(!text.contains("geheim"), "{text}");
+    }
+    let unspecified =
+        read(&BROKER, "storePathRootDir=/data\nbrokerIP1=0.0.0.0").and_then(BrokerSetup::new).unwrap_err();
+    assert!(said(&unspecified).contains("brokerIP1"));
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let failure = setup("flushDiskTyp=SYNC_FLUSH\nlistenPort=x\ntransactionCheckMax=3").unwrap_err();
+    assert_eq!(failure.problems.len(), 3, "{failure}");
+}
+
+#[test]
+fn every_key_takes_its_java_default() {
+    for table in [BROKER, NAME_SERVER] {
+        for key in table.keys().filter(|key| !key.java.is_empty()) {
+            let settings = read(&table, &format!("{}={}", key.name, key.java)).unwrap();
+            assert!(settings.warnings().is_empty(), "{}: {:?}", key.name, settings.warnings());
+        }
+    }
+}
+
+#[test]
+fn our_defaults_are_javas_except_where_that_would_lose_messages() {
+    let setup = setup("").unwrap();
+    assert_eq!(setup.store.flush, Flush::Sync);
+    let differing: Vec<_> =
+        BROKER.keys().filter(|key| matches!(key.fate, Fate::Honoured { default } if default != key.java)).collect();
+    let names: Vec<_> = differing.iter().map(|key| key.name).collect();
+    assert_eq!(names, ["metricsPromExporterHost", "allowClientRelax", "adopt", "flushDiskType"]);
+}
+
+/// What cores and shells are given, as text, so that any difference shows. Random parts are left out.
+fn effects(setup: &BrokerSetup) -> String {
+    let store = keepmq_store::StoreConfig { new_id: [0; 16], seed: 0, ..setup.store.clone() };
+    let broker = keepmq_broker::BrokerConfig { shown: Vec::new(), ..setup.broker.clone() };
+    format!("{broker:?} {store:?} {:?} {:?} {:?} {:?}", setup.root, setup.listen, setup.health, setup.limits)
+}
+
+#[test]
+fn every_honoured_key_has_an_effect() {
+    let others = BTreeMap::from([
+        ("brokerClusterName", "other"),
+        ("brokerName", "other"),
+        ("namesrvAddr", "127.0.0.1:1"),
+        ("listenPort", "20911"),
+        ("brokerIP1", "10.0.0.6"),
+        ("defaultTopicQueueNums", "4"),
+        ("autoCreateTopicEnable", "false"),
+        ("autoCreateSubscriptionGroup", "false"),
+        ("longPollingEnable", "false"),
+        ("regionId", "other"),
+        ("registerNameServerPeriod", "20000"),
+        ("metricsPromExporterPort", "5558"),
+        ("metricsPromExporterHost", "0.0.0.0"),
+        ("channelExpiredTimeout", "60000"),
+        ("allowClientRelax", "true"),
+        ("adopt", "true"),
+        ("storePathRootDir", "/other"),
+        ("mappedFileSizeCommitLog", "67108864"),
+        ("flushDiskType", "ASYNC_FLUSH"),
+        ("flushIntervalCommitLog", "100"),
+        ("syncFlushTimeout", "1000"),
+        ("fileReservedTime", "48"),
+        ("maxMessageSize", "65536"),
+        ("maxTransferBytesOnMessageInMemory", "65536"),
+        ("maxTransferCountOnMessageInMemory", "64"),
+        ("bindAddress", "127.0.0.1"),
+        ("serverChannelMaxIdleTimeSeconds", "60"),
+    ]);
+    let before = effects(&setup("").unwrap());
+    for key in BROKER.keys().filter(|key| matches!(key.fate, Fate::Honoured { .. })) {
+        match (key.name, others.get(key.name)) {
+            // Checked above: these say which values are refused, or follow from others.
+            ("brokerRole" | "brokerId" | "storePathCommitLog", _) => {}
+            ("advertisedAddress", _) => {
+                let text = "storePathRootDir=/data\nbrokerName=b\nadvertisedAddress=10.0.0.7:30911";
+                let setup = read(&BROKER, text).and_then(BrokerSetup::new).unwrap();
+                assert_eq!(setup.broker.address, ([10, 0, 0, 7], 30911).into());
+            }
+            (name, None) => panic!("no other value to try for {name}"),
+            (name, Some(value)) => {
+                let after = setup(&format!("{name}={value}")).unwrap();
+                assert_ne!(effects(&after), before, "{name}={value} changes nothing");
+                assert!(after.broker.shown.contains(&(name.to_owned(), (*value).to_owned())), "{name} is shown");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_name_server_reads_its_file() {
+    let text = "listenPort=9877\nbindAddress=127.0.0.1\nscanNotActiveBrokerInterval=1000\nkvConfigPath=/x\nuseEpollNativeSelector=true\n";
+    let setup = read(&NAME_SERVER, text).and_then(NameServerSetup::new).unwrap();
+    assert_eq!(setup.listen, ([127, 0, 0, 1], 9877).into());
+    assert_eq!(setup.config.scan_every, Duration::from_secs(1));
+    assert_eq!(setup.settings.without_effect().count(), 2);
+    assert!(said(&read(&NAME_SERVER, "supportActingMaster=true").unwrap_err()).contains("is not built yet"));
+}
+
+#[test]
+fn the_files_that_rocketmq_ships_load_or_are_refused_for_a_reason() {
+    let same =
+        "brokerClusterName=DefaultCluster\nbrokerName=broker-a\nbrokerId=0\ndeleteWhen=04\nfileReservedTime=48\n";
+    let shipped = setup(&format!("{same}brokerRole=ASYNC_MASTER\nflushDiskType=ASYNC_FLUSH\n")).unwrap();
+    assert_eq!((shipped.store.flush, shipped.store.keep), (Flush::Async, Duration::from_secs(48 * 3600)));
+    assert!(shipped.durability().contains("500 ms"), "{}", shipped.durability());
+    for (text, expected) in [
+        (format!("{same}brokerRole=SYNC_MASTER\nflushDiskType=ASYNC_FLUSH"), "brokerRole"),
+        ("brokerId=1\nbrokerRole=SLAVE".to_owned(), "brokerRole"),
+        (
+            "enableDLegerCommitLog=true\ndLegerGroup=RaftNode00\nlistenPort=30911\nsendMessageThreadPoolNums=16"
+                .to_owned(),
+            "DLedger",
+        ),
+        (
+            "brokerId=-1\nenableControllerMode=true\ncontrollerAddr=127.0.0.1:9878\nallAckInSyncStateSet=true"
+                .to_owned(),
+            "controller",
+        ),
+    ] {
+        let refusal = said(&setup(&text).unwrap_err());
+        assert!(refusal.contains(expected), "{text}: {refusal}");
+    }
+}
+
+#[test]
+fn each_value_is_printed_with_its_origin() {
+    let flags: [Flag; 1] = [("namesrvAddr", "127.0.0.1:9876".to_owned(), "-n")];
+    let text = b"# mine\nflushDiskType=SYNC_FLUSH\nnamesrvAddr=10.0.0.1:9876\nsendMessageThreadPoolNums=16\n\
+                 initAuthenticationUser=geheim\nstorePathRootDir=/data\n";
+    let settings = Settings::parse(&BROKER, text, Path::new("b.conf"), &flags).unwrap();
+    assert_eq!(settings.warnings(), &[] as &[String]);
+    let printed = BrokerSetup::new(settings).unwrap().settings.print();
+    let line = |key: &str| {
+        let found = printed.lines().find(|line| line.split_whitespace().next() == Some(key));
+        found.unwrap_or_else(|| panic!("{key} is printed: {printed}")).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(line("flushDiskType"), "flushDiskType SYNC_FLUSH b.conf:2; RocketMQ's default: ASYNC_FLUSH");
+    assert_eq!(line("namesrvAddr"), "namesrvAddr 127.0.0.1:9876 -n");
+    assert_eq!(line("listenPort"), "listenPort 10911 default");
+    assert_eq!(line("storePathCommitLog"), "storePathCommitLog /data/commitlog derived: storePathRootDir");
+    assert!(line("sendMessageThreadPoolNums").contains("no effect"), "{printed}");
+    assert!(line("advertisedAddress").contains("127.0.0.1 derived: the address by which"), "{printed}");
+    assert!(!printed.contains("geheim"), "{printed}");
+}
+
+#[test]
+fn without_a_name_server_clients_are_here() {
+    let setup = read(&BROKER, "storePathRootDir=/data\nlistenPort=2").and_then(BrokerSetup::new).unwrap();
+    assert_eq!(setup.broker.address, ([127, 0, 0, 1], 2).into());
+    assert_eq!(setup.listen, [([0, 0, 0, 0], 2).into()], "there is no port 0 for the VIP channel");
+    assert!(setup.address_origin().contains("no name server"));
+}

@@ -1,0 +1,158 @@
+//! Who carries out a broker's own work: one thread a lane, one reader, and the shard itself where nothing must be waited for.
+//!
+//! ```text
+//!   Task::Job ──quick──▶ here                      ──▶ Word::Done at once
+//!           └──syncs───▶ thread of the job's lane  ──▶ Word::Done, posted
+//!   Task::Serve ──in memory──▶ here                ──▶ Word::Reply at once
+//!             └──cold──▶ the reader                ──▶ Word::Reply, posted
+//! ```
+
+use keepmq_broker::{Serve, Task};
+use keepmq_disk::OsDisk;
+use keepmq_net::{Hands, Inbox, Word};
+use keepmq_protocol::seam::Core;
+use keepmq_protocol::{Response, ResponseCode};
+use keepmq_store::{Files, Job, JobDone, Lane, LogReader};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+/// Stack of a thread that runs shallow code; what is not touched costs nothing, but 2 MiB a thread add up where memory is limited.
+pub(crate) const STACK: usize = 256 << 10;
+/// Jobs that wait in a lane. The store has one or two under way: a full lane means that the core has lost count.
+const LANE: usize = 64;
+/// Cold reads that wait; what comes on top is refused, and the client asks again.
+const READS: usize = 1024;
+
+/// Where the syncs are done that replies wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Syncs {
+    /// In the shard: no hop between threads, but nothing else happens meanwhile. The way for a machine with one core.
+    Inline,
+    /// In a thread of their own.
+    Thread,
+}
+
+impl Syncs {
+    fn for_this_machine() -> Self {
+        match std::thread::available_parallelism() {
+            Ok(cores) if cores.get() == 1 => Self::Inline,
+            _ => Self::Thread,
+        }
+    }
+}
+
+/// The hands of a broker's shard.
+pub(crate) struct BrokerHands {
+    files: Arc<Files<OsDisk>>,
+    reader: LogReader<OsDisk>,
+    syncs: Syncs,
+    flush: SyncSender<Job>,
+    background: SyncSender<Job>,
+    reads: SyncSender<Serve>,
+}
+
+/// The threads behind them. They end by themselves when the hands are dropped and what was handed out is done.
+pub(crate) struct Workers {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl BrokerHands {
+    /// With their threads, which post to `inbox`.
+    pub(crate) fn new(
+        files: Arc<Files<OsDisk>>,
+        reader: LogReader<OsDisk>,
+        inbox: &Inbox<JobDone>,
+    ) -> io::Result<(Self, Workers)> {
+        let (flush, flushes) = sync_channel(LANE);
+        let (background, chores) = sync_channel(LANE);
+        let (reads, asked) = sync_channel(READS);
+        let threads = vec![
+            lane("flush", flushes, Arc::clone(&files), inbox.clone())?,
+            lane("background", chores, Arc::clone(&files), inbox.clone())?,
+            read("read", asked, reader.clone(), inbox.clone())?,
+        ];
+        let hands = Self { files, reader, syncs: Syncs::for_this_machine(), flush, background, reads };
+        Ok((hands, Workers { threads }))
+    }
+
+    fn job(&self, job: Job) -> Option<Word<JobDone>> {
+        let (here, lane) = match job.lane() {
+            Lane::Flush => (job.is_quick() || self.syncs == Syncs::Inline, &self.flush),
+            Lane::Background => (false, &self.background),
+        };
+        if here {
+            return Some(Word::Done(job.run(&self.files)));
+        }
+        match lane.try_send(job) {
+            Ok(()) => None,
+            Err(TrySendError::Full(job)) => panic!("the store has at most a few jobs under way, not {LANE}: {job:?}"),
+            Err(TrySendError::Disconnected(job)) => panic!("a lane's thread lives as long as its hands: {job:?}"),
+        }
+    }
+
+    fn serve(&self, serve: Serve) -> Option<Word<JobDone>> {
+        if let Some(read) = self.reader.try_serve(&serve.plan) {
+            return Some(Word::Reply { to: serve.to, response: serve.response(read) });
+        }
+        match self.reads.try_send(serve) {
+            Ok(()) => None,
+            Err(TrySendError::Full(serve)) => {
+                let remark = format!("{READS} reads of old messages wait for the disk already");
+                Some(Word::Reply { to: serve.to, response: Response::refuse(ResponseCode::SystemBusy, remark) })
+            }
+            Err(TrySendError::Disconnected(_)) => panic!("the reader's thread lives as long as its hands"),
+        }
+    }
+}
+
+impl<C: Core<Work = Task, Done = JobDone>> Hands<C> for BrokerHands {
+    fn work(&mut self, work: Task) -> Option<Word<JobDone>> {
+        match work {
+            Task::Job(job) => self.job(job),
+            Task::Serve(serve) => self.serve(serve),
+        }
+    }
+}
+
+impl Workers {
+    /// Waits until all is done. The hands must have been dropped.
+    pub(crate) fn join(self) {
+        for thread in self.threads {
+            thread.join().expect("a panic ends the process");
+        }
+    }
+}
+
+fn lane(
+    name: &str,
+    jobs: Receiver<Job>,
+    files: Arc<Files<OsDisk>>,
+    inbox: Inbox<JobDone>,
+) -> io::Result<JoinHandle<()>> {
+    spawn(name, move || {
+        for job in jobs {
+            inbox.post(Word::Done(job.run(&files)));
+        }
+    })
+}
+
+fn read(
+    name: &str,
+    asked: Receiver<Serve>,
+    reader: LogReader<OsDisk>,
+    inbox: Inbox<JobDone>,
+) -> io::Result<JoinHandle<()>> {
+    spawn(name, move || {
+        for serve in asked {
+            let response = serve.response(reader.serve(&serve.plan));
+            inbox.post(Word::Reply { to: serve.to, response });
+        }
+    })
+}
+
+/// A thread with a small stack and a name.
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(run)
+}
