@@ -8,7 +8,7 @@ use crate::net::{LinkId, News};
 use crate::stage::{Due, MICRO, MILLI, NodeId, SECOND, Stage};
 use crate::trace::Rare;
 use crate::workload::{BODY_MAX, Lent, QUEUES, TOPICS};
-use keepmq_broker::{Broker, BrokerConfig, Serve, Task};
+use keepmq_broker::{Broker, BrokerConfig, OpenBrokerError, Serve, Task};
 use keepmq_protocol::frame::Form;
 use keepmq_protocol::record;
 use keepmq_protocol::seam::{CallId, Event, Exit};
@@ -289,7 +289,7 @@ impl BrokerNode {
         let more = !jobs.jobs.is_empty();
         (jobs.begun, jobs.rolls, jobs.snapshots) = (false, false, false);
         // The word of it may come a little later than the deed, and not at all when something happens in between.
-        let late = self.chance.one_in(4).then(|| self.chance.below(2 * MILLI)).unwrap_or_default();
+        let late = if self.chance.one_in(4) { self.chance.below(2 * MILLI) } else { 0 };
         self.told_at = self.told_at.max(lent.stage.now + late);
         let due = Due::Done { node: self.node, life: self.life, done: Box::new(done) };
         lent.stage.at(self.told_at, due);
@@ -404,6 +404,7 @@ impl BrokerNode {
                 DiskOp::Rename(_, to) | DiskOp::Create(to, _) if to.starts_with("keepmq/meta-") => {
                     stage.happened(Rare::SnapshotWritten);
                 }
+                DiskOp::ReadIndex(_) => stage.happened(Rare::ColdIndex),
                 DiskOp::Full(_) => {
                     stage.happened(Rare::FullRefused);
                     self.refused_while_full = true;
@@ -457,21 +458,18 @@ impl BrokerNode {
             recovered.scanned,
             recovered.tables.len()
         ));
-        self.note_snapshot(lent.stage, &ops, !recovered.tables.is_empty());
-        let shelf = &mut lent.books.shelves[self.node.0];
-        let excused = shelf.opened(lent.stage, self.life, &recovered, &store.state(), &self.disk);
-        for id in excused {
-            lent.books.note(lent.stage, keepmq_ledger::Entry::Excused { id });
-        }
-        let (files, reader) = (store.files(), store.reader());
+        let state = store.state();
+        let (found, files, reader) = (recovered.clone(), store.files(), store.reader());
         let seed = self.chance.word();
         let core = match Broker::open(store, recovered, self.config.clone(), seed, now) {
             Ok(core) => core,
-            Err(error) => {
-                lent.stage.blame("open", format!("the broker's tables cannot be built: {error}"));
-                return;
-            }
+            Err(error) => return self.not_built(lent, &error),
         };
+        self.note_snapshot(lent.stage, &ops, !found.tables.is_empty());
+        let shelf = &mut lent.books.shelves[self.node.0];
+        for id in shelf.opened(lent.stage, self.life, &found, &state, &self.disk) {
+            lent.books.note(lent.stage, keepmq_ledger::Entry::Excused { id });
+        }
         lent.net.set_life(self.node, Some(self.life));
         let host = Host::new(core, self.node, self.life, self.skew, lent.net);
         let (flush, background) = (JobLane::default(), JobLane::default());
@@ -512,6 +510,21 @@ impl BrokerNode {
             OpenError::Io(error) if error.no_space && lent.stage.now < self.full_until => {}
             OpenError::Io(_) if ops.iter().any(|op| matches!(op, DiskOp::Failed(..))) => {}
             _ => lent.stage.blame("open", format!("the store cannot be opened: {error}")),
+        }
+        self.disk = self.disk.killed();
+        self.boot_later(lent.stage);
+    }
+
+    /// The store is well, the broker cannot read its tables from it.
+    fn not_built(&mut self, lent: &mut Lent<'_>, error: &OpenBrokerError) {
+        lent.stage.line(format_args!("{:?} cannot build its tables: {error}", self.node));
+        let mut ops = Vec::new();
+        self.disk.take_ops(&mut ops);
+        if lent.books.shelves[self.node.0].rotten {
+            lent.stage.happened(Rare::RotRefused);
+            self.state = Wanted::Refusing;
+        } else if !ops.iter().any(|op| matches!(op, DiskOp::Failed(..))) {
+            lent.stage.blame("open", format!("the broker's tables cannot be built: {error}"));
         }
         self.disk = self.disk.killed();
         self.boot_later(lent.stage);

@@ -47,6 +47,8 @@ pub(crate) struct Faults {
 #[derive(Clone, Debug)]
 pub(crate) enum DiskOp {
     Open(Arc<str>),
+    /// Of a file of the queue index.
+    ReadIndex(Arc<str>),
     Create(Arc<str>, u64),
     Rename(Arc<str>, Arc<str>),
     /// With the content that is gone now, when it was a segment.
@@ -63,6 +65,7 @@ impl fmt::Display for DiskOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open(path) => write!(f, "open {path}"),
+            Self::ReadIndex(path) => write!(f, "read {path}"),
             Self::Create(path, len) => write!(f, "create {path}, {len} bytes"),
             Self::Rename(from, to) => write!(f, "rename {from} to {to}"),
             Self::Remove(path, _) => write!(f, "remove {path}"),
@@ -531,6 +534,9 @@ impl SimFile {
         let at = usize::try_from(at).map_err(io::Error::other)?;
         let bytes = data.get(at..).and_then(|rest| rest.get(..into.len())).ok_or(ErrorKind::UnexpectedEof)?;
         into.copy_from_slice(bytes);
+        if path.starts_with("keepmq/queues-") {
+            state.ops.push(DiskOp::ReadIndex(path));
+        }
         Ok(())
     }
 }

@@ -71,6 +71,8 @@ pub(crate) struct Scenario {
     pub(crate) sends: u32,
     /// Most bytes of a usual body.
     pub(crate) body: u64,
+    /// Most messages of a batch. Many fill whole blocks of the queue index.
+    pub(crate) batch: u64,
     /// Longest pause between two acts of a client.
     pub(crate) pause: u64,
     /// How long a client rests before it sends the last third: long enough for retention to take what there is.
@@ -122,6 +124,7 @@ impl Scenario {
             max_parked: if chance.one_in(10) { 2 } else { 1000 },
             sends: 10 + chance.below(40) as u32,
             body: *chance.pick(&[60, 400, 2_000, 6_000]),
+            batch: if chance.one_in(6) { 60 } else { 6 },
             pause: if burst { 6 * MILLI } else { *chance.pick(&[60, 250]) * MILLI },
             rest: if chance.one_in(5) { 10 * SECOND } else { 0 },
             ambushes: if kinds.power { chance.below(4) as u32 } else { 0 },

@@ -48,6 +48,8 @@ pub(crate) struct Host<C: Core> {
     next_opaque: i32,
     /// Requests that wait for an answer: their codes.
     asked: BTreeMap<(Conn, i32), i32>,
+    /// Connections that have ended: nobody waits there any more, once this turn's answers are made.
+    closed: Vec<Conn>,
     /// The simulator itself asks: on this connection, and this was the answer.
     probe: Conn,
     probed: Option<Response>,
@@ -89,6 +91,7 @@ impl<C: Core> Host<C> {
             calls: BTreeMap::new(),
             next_opaque: 0,
             asked: BTreeMap::new(),
+            closed: Vec::new(),
             probe: Conn(net.unused_link().0),
             probed: None,
         }
@@ -122,7 +125,7 @@ impl<C: Core> Host<C> {
                     self.event(stage, Event::Opened { conn, peer });
                 }
                 News::ClosedByPeer => {
-                    self.asked.retain(|(on, _), _| *on != conn);
+                    self.closed.push(conn);
                     ended.push(link);
                     self.event(stage, Event::Closed { conn });
                 }
@@ -219,6 +222,9 @@ impl<C: Core> Host<C> {
                 Effect::Work(work) => left.push(Left::Work(work)),
                 Effect::Exit(exit) => left.push(Left::Exit(exit)),
             }
+        }
+        for conn in std::mem::take(&mut self.closed) {
+            self.asked.retain(|(on, _), _| *on != conn);
         }
         let deadline = self.core.deadline();
         if deadline != self.tick {

@@ -141,6 +141,7 @@ impl Universe {
             name_servers: self.name_servers.len(),
             clients: self.scenario.clients,
             body: self.scenario.body,
+            batch: self.scenario.batch,
             pause: self.scenario.pause,
             rest: self.scenario.rest,
             healed_at: self.healed_at,
@@ -231,7 +232,7 @@ impl Universe {
             Due::MustHaveStopped { node, life } => self.broker(node, |b, lent| b.must_have_stopped(lent, life)),
             Due::Space { node, life } => self.broker(node, |b, lent| {
                 b.look_at_space(lent.stage);
-                b.space(lent, life)
+                b.space(lent, life);
             }),
             Due::Client { node } => self.client(node, Client::act),
             Due::AnswerLate { node, opaque } => self.client(node, |c, lent| c.late(lent, opaque)),

@@ -46,6 +46,7 @@ pub(crate) struct Shape {
     pub(crate) name_servers: usize,
     pub(crate) clients: usize,
     pub(crate) body: u64,
+    pub(crate) batch: u64,
     pub(crate) pause: u64,
     pub(crate) rest: u64,
     /// When everything was well again.
@@ -277,10 +278,11 @@ impl Client {
         };
         let via = match chance.below(6) {
             0 => SendVia::Batch,
+            1..=3 if lent.shape.batch > 10 => SendVia::Batch,
             1 | 2 => SendVia::V1,
             _ => SendVia::V2,
         };
-        let count = if via == SendVia::Batch { 2 + chance.below(5) } else { 1 };
+        let count = if via == SendVia::Batch { 2 + chance.below(lent.shape.batch - 1) } else { 1 };
         let mut items = Vec::new();
         for _ in 0..count {
             self.sent += 1;
@@ -301,7 +303,7 @@ impl Client {
         if via != SendVia::Batch {
             push(&mut properties, property::UNIQ_KEY, &key);
             if chance.one_in(2) {
-                let tag: &str = *chance.pick(&["red", "green", "blue"]);
+                let tag = chance.pick(&["red", "green", "blue"]);
                 push(&mut properties, property::TAGS, tag);
             }
             match chance.below(40) {
@@ -517,7 +519,7 @@ impl Client {
                 let waited = lent.stage.now - since;
                 match (held, code) {
                     (Some(_), Some(ResponseCode::Success)) if waited > 60 * MILLI => {
-                        lent.stage.happened(Rare::LongPollWoken)
+                        lent.stage.happened(Rare::LongPollWoken);
                     }
                     (Some(held), Some(ResponseCode::PullNotFound)) if waited >= held => {
                         lent.stage.happened(Rare::LongPollTimedOut);

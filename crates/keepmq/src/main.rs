@@ -3,7 +3,7 @@
 
 use clap::{Args, Parser, Subcommand, value_parser};
 use keepmq_server::config::{BROKER, BrokerSetup, Flag, NAME_SERVER, NameServerSetup, Settings};
-use keepmq_server::dev::DevOptions;
+use keepmq_server::dev::Data;
 use keepmq_server::{ExitCode as Exit, Failure, Problem, broker, dev, log, nameserver};
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -88,7 +88,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     keepmq_server::planted::arm_from_environment()?;
     match &cli.verb {
         Verb::Dev(Dev { data, ephemeral, port_base }) => {
-            dev::run(&DevOptions::new(data.clone(), *ephemeral, *port_base))
+            let kept = || data.clone().unwrap_or_else(|| PathBuf::from("keepmq-data"));
+            let data = if *ephemeral { Data::Ephemeral } else { Data::Kept(kept()) };
+            dev::run(&data, *port_base)
         }
         Verb::Nameserver(Nameserver { config, listen }) => {
             let by_listen = |listen: &SocketAddr| {

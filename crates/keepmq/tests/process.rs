@@ -1,6 +1,7 @@
 //! The real binary, from outside.
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 
@@ -11,8 +12,8 @@ fn keepmq(words: &[&str]) -> Command {
 }
 
 fn ended(words: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = keepmq(words).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let Output { status, stdout, stderr } = keepmq(words).output().expect("the binary starts");
+    let text = |bytes| String::from_utf8(bytes).expect("it speaks UTF-8");
     (status.code(), text(stdout), text(stderr))
 }
 
@@ -25,11 +26,11 @@ struct Dev {
 
 impl Dev {
     fn start(words: &[&str]) -> Self {
-        let mut child = keepmq(words).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = keepmq(words).stdout(Stdio::piped()).spawn().expect("the binary starts");
         let mut said = String::new();
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut lines = BufReader::new(child.stdout.take().expect("its output is a pipe"));
         while !said.contains("ready in") {
-            assert!(lines.read_line(&mut said).unwrap() > 0, "it ended before it was ready: {said}");
+            assert!(lines.read_line(&mut said).expect("it speaks UTF-8") > 0, "it ended before it was ready: {said}");
         }
         Self { child, said, lines }
     }
@@ -37,10 +38,10 @@ impl Dev {
     /// Ctrl-C; its end, and what else it said.
     fn interrupt(mut self) -> (ExitStatus, String) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill is installed").success());
         let mut rest = String::new();
-        self.lines.read_to_string(&mut rest).unwrap();
-        (self.child.wait().unwrap(), rest)
+        self.lines.read_to_string(&mut rest).expect("it speaks UTF-8");
+        (self.child.wait().expect("it is our child"), rest)
     }
 }
 
@@ -51,23 +52,31 @@ impl Drop for Dev {
     }
 }
 
+/// A base with its ports free, and those of a second process twenty above. Below the range that the kernel gives to clients.
+fn free_ports() -> u16 {
+    let start = u16::try_from(std::process::id() % 400).expect("below 400");
+    let bases = (0..400).map(|step| 13_000 + (start + step) % 400 * 40);
+    let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+    let mut bases = bases.filter(|base| [0, 8, 10, 20, 28, 30].iter().all(|above| free(base + above)));
+    bases.next().expect("not every port is taken")
+}
+
 fn file(dir: &Path, text: &str) -> String {
     let path = dir.join("broker.conf");
-    std::fs::write(&path, text).unwrap();
-    path.to_str().unwrap().to_owned()
+    std::fs::write(&path, text).expect("the folder is there");
+    path.to_str().expect("its name is UTF-8").to_owned()
 }
 
 #[test]
 fn a_day_of_dev_and_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let base = (21_000 + std::process::id() % 4_000 * 10).to_string();
+    let base = free_ports();
+    let (base, other) = (base.to_string(), (base + 20).to_string());
     let words = ["dev", "--data", data.to_str().unwrap(), "--port-base", &base];
 
     let first = Dev::start(&words);
     assert!(first.said.contains("SEND_OK in") && first.said.contains("pulled it back"), "{}", first.said);
-    let base: u16 = base.parse().unwrap();
-    let other = (base + 20).to_string();
     let (code, _, said) = ended(&["dev", "--data", words[2], "--port-base", &other]);
     assert_eq!(code, Some(7), "{said}");
     assert!(said.contains("is in use") && said.contains(&first.child.id().to_string()), "{said}");

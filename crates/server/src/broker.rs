@@ -52,7 +52,7 @@ pub fn run(setup: BrokerSetup) -> Result<(), Failure> {
         if name_servers.is_empty() { "none" } else { &name_servers },
     );
     tracing::info!("{}", setup.durability());
-    let opened = Opened::new(setup, &health)?;
+    let opened = Opened::start(setup, &health)?;
     let inbox = opened.inbox();
     let stop = Stop::on_signal(move || {
         health.leaving();
@@ -84,7 +84,7 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// Takes the lock, recovers the store, opens the ports.
-    pub(crate) fn new(setup: BrokerSetup, health: &Health) -> Result<Self, Failure> {
+    pub(crate) fn start(setup: BrokerSetup, health: &Health) -> Result<Self, Failure> {
         let disk = OsDisk::make(&setup.root).map_err(|error| folder_refused(&setup.root, &error))?;
         let root = disk.root().to_owned();
         let lock = StoreLock::take(&root).map_err(lock_refused)?;
@@ -199,8 +199,9 @@ fn report(recovered: &Recovered, root: &Path, took: Duration) {
         return;
     }
     tracing::info!(
-        "the store in {} was recovered in {took:.1?}: its log ends at {end:?}, {scanned} records were read again",
-        root.display()
+        "the store in {} was recovered in {took:.1?}: its log ends at {}, {scanned} records were read again",
+        root.display(),
+        end.0
     );
     if *cut > 0 {
         tracing::warn!(

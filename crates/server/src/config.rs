@@ -169,7 +169,8 @@ impl Settings {
             if !default.is_empty() && !same(setting.key.kind, &setting.value, default) {
                 notes.push(format!("RocketMQ's default: {default}"));
             }
-            writeln!(out, "{:<36} {:<24} {}", setting.key.name, setting.shown(), notes.join("; "))
+            let value = if setting.value.is_empty() { "(none)" } else { setting.shown() };
+            writeln!(out, "{:<36} {value:<24} {}", setting.key.name, notes.join("; "))
                 .expect("a string takes any text");
         }
         out
@@ -232,7 +233,7 @@ impl Setting {
 fn unknown(table: &Table, name: &str, value: &str, origin: &Origin) -> Problem {
     let remedy = match table.nearest(name) {
         Some(meant) => format!("did you mean {meant}? If not, take it out"),
-        None => "take it out, or see docs/config.md for the keys there are".to_owned(),
+        None => "take it out; `keepmq broker -p` prints the keys that do something".to_owned(),
     };
     let why = "RocketMQ ignores what it does not know; a setting that silently does not hold is how messages get lost";
     Problem::new(format!("{origin}: the key {name} is not known"), format!("{name}={value}"), why, remedy)

@@ -15,15 +15,13 @@ use std::path::{Path, PathBuf};
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
-/// What can be asked of it.
-#[derive(Clone, Debug)]
-pub struct DevOptions {
-    /// Where the data lies.
-    pub data: PathBuf,
-    /// The data is removed at the end.
-    pub ephemeral: bool,
-    /// The name server's port; the broker's is ten above it.
-    pub port_base: Option<u16>,
+/// Where the data of a day lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// In this folder, for tomorrow as well.
+    Kept(PathBuf),
+    /// In a folder of its own, which is removed at the end.
+    Ephemeral,
 }
 
 /// RocketMQ's segment size.
@@ -32,12 +30,16 @@ const SEGMENT: u64 = 1 << 30;
 const SEGMENTS: u64 = 4;
 const SEGMENT_MIN: u64 = 64 << 10;
 
-/// Runs name server and broker until a signal ends them.
-pub fn run(options: &DevOptions) -> Result<(), Failure> {
+/// Runs name server and broker until a signal ends them. The name server's port is `port_base`, the broker's is ten above it.
+pub fn run(data: &Data, port_base: Option<u16>) -> Result<(), Failure> {
     let began = Instant::now();
-    let root = OsDisk::make(&options.data).map_err(|error| folder_refused(&options.data, &error))?.root().to_owned();
-    let _removed = options.ephemeral.then(|| Ephemeral(root.clone()));
-    let (name_server_port, broker_port) = match options.port_base {
+    let folder = match data {
+        Data::Kept(folder) => folder.clone(),
+        Data::Ephemeral => std::env::temp_dir().join(format!("keepmq-dev-{}-{}", std::process::id(), now().wall)),
+    };
+    let root = OsDisk::make(&folder).map_err(|error| folder_refused(&folder, &error))?.root().to_owned();
+    let _removed = (*data == Data::Ephemeral).then(|| Ephemeral(root.clone()));
+    let (name_server_port, broker_port) = match port_base {
         Some(base) => (base, base + 10),
         None => (9876, 10911),
     };
@@ -46,7 +48,7 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
     let local = || "127.0.0.1".to_owned();
     let flags: [Flag; 2] =
         [("bindAddress", local(), "keepmq dev"), ("listenPort", name_server_port.to_string(), "--port-base")];
-    let name_server = nameserver::Opened::new(NameServerSetup::new(Settings::read(&NAME_SERVER, None, &flags)?)?)?;
+    let name_server = nameserver::Opened::start(NameServerSetup::new(Settings::read(&NAME_SERVER, None, &flags)?)?)?;
     let flags: [Flag; 8] = [
         ("bindAddress", local(), "keepmq dev"),
         ("brokerIP1", local(), "keepmq dev"),
@@ -66,7 +68,7 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
         Some((_, Ok(address))) => format!("http://{address}/readyz"),
         Some((address, Err(error))) => format!("off: {address} cannot be had ({error})"),
     };
-    let broker = broker::Opened::new(setup, &health)?;
+    let broker = broker::Opened::start(setup, &health)?;
     let address = broker.listening().next().expect("a broker has a port");
     let name_server_address = name_server.listening;
     let created = broker.created;
@@ -90,7 +92,7 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
     let first = created.then(|| firstword::speak(name_server_address, address, now().wall)).transpose();
     let first = first.map_err(|error| no_first_word(&error));
     if let Ok(seen) = &first {
-        let mut text = banner(options, &root, [name_server_address, address], &durability, &health_line, seen.as_ref());
+        let mut text = banner(data, &root, [name_server_address, address], &durability, &health_line, seen.as_ref());
         notes.iter().for_each(|note| text += &format!("note: {note}\n"));
         text += &format!("ready in {:.1} s: Ctrl-C stops cleanly (drain, flush, exit)", began.elapsed().as_secs_f64());
         say(&text);
@@ -116,14 +118,14 @@ fn thread(
 }
 
 fn banner(
-    options: &DevOptions,
+    data: &Data,
     root: &Path,
     [name_server, broker]: [SocketAddr; 2],
     durability: &str,
     health: &str,
     seen: Option<&Seen>,
 ) -> String {
-    let fate = if options.ephemeral { "removed at the end" } else { "kept" };
+    let fate = if *data == Data::Ephemeral { "removed at the end" } else { "kept" };
     let version = env!("CARGO_PKG_VERSION");
     let first = match seen {
         None => format!("  store         recovered; nothing was sent to {TOPIC} this time"),
@@ -195,21 +197,5 @@ impl Drop for Ephemeral {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
             tracing::warn!(%error, "{} could not be removed", self.0.display());
         }
-    }
-}
-
-impl DevOptions {
-    /// Data in a folder that is kept, or in one of its own that is removed at the end.
-    pub fn new(data: Option<PathBuf>, ephemeral: bool, port_base: Option<u16>) -> Self {
-        let own = || {
-            let stamp = now().wall;
-            std::env::temp_dir().join(format!("keepmq-dev-{}-{stamp}", std::process::id()))
-        };
-        let data = match data {
-            Some(data) => data,
-            None if ephemeral => own(),
-            None => PathBuf::from("keepmq-data"),
-        };
-        Self { data, ephemeral, port_base }
     }
 }

@@ -19,7 +19,7 @@ pub fn run(setup: NameServerSetup) -> Result<(), Failure> {
     for warning in setup.settings.warnings() {
         tracing::warn!("{warning}");
     }
-    let opened = Opened::new(setup)?;
+    let opened = Opened::start(setup)?;
     let inbox = opened.inbox();
     let stop = Stop::on_signal(move || inbox.post(Word::Stop)).map_err(|error| thread_refused(&error))?;
     tracing::info!("ready: name server on {}", opened.listening);
@@ -37,7 +37,7 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// Opens the port.
-    pub(crate) fn new(setup: NameServerSetup) -> Result<Self, Failure> {
+    pub(crate) fn start(setup: NameServerSetup) -> Result<Self, Failure> {
         let NameServerSetup { config, listen, limits, seed, .. } = setup;
         let mut shard = Shard::new(limits).map_err(|error| thread_refused(&error))?;
         let listening = shard.listen(listen).map_err(|error| {

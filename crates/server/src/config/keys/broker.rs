@@ -12,7 +12,7 @@ pub(super) const HONOURED: &[Key] = &[
     honoured("namesrvAddr", TEXT, ""),
     honoured("listenPort", PORT, "10911"),
     honoured("brokerIP1", TEXT, ""),
-    honoured("defaultTopicQueueNums", number(1, 1024), "8"),
+    honoured("defaultTopicQueueNums", number(1, 65_536), "8"),
     honoured("autoCreateTopicEnable", BOOL, "true"),
     honoured("autoCreateSubscriptionGroup", BOOL, "true"),
     honoured("longPollingEnable", BOOL, "true"),
