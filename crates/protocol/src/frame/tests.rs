@@ -97,6 +97,11 @@ fn unusual_json_is_read_by_the_general_reader() {
     assert_eq!(field(r#" { "code" : "1", "extFields" : {"a":"b"} } "#), "a=b;");
     assert_eq!(field(r#"{"code":1,"other":{"x":[1,{"y":2}]},"extFields":{"a\u0062":"c"}}"#), "ab=c;");
     assert_eq!(field(r#"{"code":1,"extFields":{"a":"1"},"extFields":{"b":"2"}}"#), "b=2;");
+    assert_eq!(
+        field(r#"{"code":1,"extFields":{"a":[],"b":{"c":1}}}"#),
+        "a=[];b={\"c\":1};",
+        "mistyped, but answerable"
+    );
     assert_eq!(field("{\"code\":1,\n\"extFields\":null,\"language\":null,\"remark\":null}"), "");
 
     for bad in [
@@ -108,7 +113,6 @@ fn unusual_json_is_read_by_the_general_reader() {
         r#"{"code":1.5}"#,
         r#"{"code":2147483648}"#,
         r#"{"code":01}"#,
-        r#"{"code":1,"extFields":{"a":[]}}"#,
         r#"{"code":1,"extFields":{"a":"\x"}}"#,
         r#"{"code":1,"extFields":{"a":"\ud800"}}"#,
         r#"{"code":1,"extFields":[]}"#,

@@ -1,6 +1,7 @@
 use super::{FIELDS_MAX, Form, Frame, FrameError, Head, Language, RawFrame, VERSION};
 use crate::header::{FieldSink, Fields, Str};
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use std::fmt;
 
 /// Reads any JSON header. Numbers and booleans are text, null is absent, unknown keys are ignored; of two equal top-level
@@ -103,6 +104,21 @@ impl<'b> Visitor<'b> for ScalarVisitor {
     }
 }
 
+/// As [`Scalar`]; a value that is none is passed over, and its text fits no type: whoever reads the field says that it is
+/// mistyped, and which, where an unreadable header could not be answered at all.
+struct FieldValue<'b>(Option<Str<'b>>);
+
+impl<'b> Deserialize<'b> for FieldValue<'b> {
+    fn deserialize<D: Deserializer<'b>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw: &RawValue = Deserialize::deserialize(deserializer)?;
+        if raw.get().starts_with(['{', '[']) {
+            return Ok(Self(Some(Str::Borrowed(raw.get()))));
+        }
+        let Scalar(value) = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
+        Ok(Self(value))
+    }
+}
+
 struct FieldMap<'b>(Fields<'b>);
 
 impl<'b> Deserialize<'b> for FieldMap<'b> {
@@ -126,7 +142,7 @@ impl<'b> Visitor<'b> for FieldMapVisitor {
 
     fn visit_map<A: MapAccess<'b>>(self, mut map: A) -> Result<FieldMap<'b>, A::Error> {
         let mut fields = Fields::new();
-        while let Some((Scalar(name), Scalar(value))) = map.next_entry()? {
+        while let Some((Scalar(name), FieldValue(value))) = map.next_entry()? {
             if fields.len() == FIELDS_MAX {
                 return Err(A::Error::custom(format_args!("more than {FIELDS_MAX} header fields")));
             }

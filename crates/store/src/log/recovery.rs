@@ -36,6 +36,8 @@ pub(crate) struct Restored<D: Disk> {
 
 /// What a metadata record has, about: how much lies behind a snapshot needs no exact answer.
 const META_RECORD_BYTES: u64 = 256;
+/// A block file is this part of a segment: with segments of 1 GiB, 64 MiB.
+const BLOCK_FILE_SHARE: u64 = 16;
 /// Largest file of metadata that is believed.
 const OWN_FILE_MAX: u64 = 4 << 30;
 
@@ -77,7 +79,8 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
     files.set_min(log_min);
 
     let keyed = Keyed::new(config.seed);
-    let (snapshot, queues) = load_snapshot(&files, &identity, keyed, &mut snapshots)?;
+    let (snapshot, mut queues) = load_snapshot(&files, &identity, keyed, &mut snapshots)?;
+    queues.limit_files(config.segment_bytes / BLOCK_FILE_SHARE);
     if snapshot.is_none() && log_min > 0 && !config.adopt {
         return Err(OpenError::Damaged {
             path: OWN_DIR.to_owned(),
@@ -136,8 +139,11 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
         None => (QueueOffset(0), Vec::new()),
     };
     let meta_records = queues.find(META_TOPIC, 0).map_or(0, |ix| queues.next(ix).0.saturating_sub(meta_from.0));
-    // RocketMQ looks for it: until it is gone the last stop was none.
-    files.create(Path::new(JAVA_ABORT), 0)?;
+    // RocketMQ looks for it: until it is gone the last stop was none. A full disk must not keep consumers from draining it.
+    match files.create(Path::new(JAVA_ABORT), 0) {
+        Err(error) if error.no_space => {}
+        made => drop(made?),
+    }
     recovered.end = LogOffset(end);
     recovered.scanned = scanned;
     recovered.cut = cut;

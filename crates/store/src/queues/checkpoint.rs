@@ -7,6 +7,7 @@ use keepmq_protocol::{LogOffset, Topic};
 use std::collections::BTreeMap;
 use std::mem;
 
+/// Bytes after which a new file is begun.
 const FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// What all tails together may hold in memory; beyond it, those that nobody appends to go.
 const TAILS_BYTES: usize = 64 * 1024 * 1024;
@@ -117,6 +118,11 @@ impl Checkpoints {
             hand: 0,
             copying: None,
         }
+    }
+
+    /// Files stay below this many bytes, and below what they have at most: a store with small segments has small files, too.
+    pub(super) fn limit_files(&mut self, bytes: u64) {
+        self.file_bytes = bytes.clamp(FILE_HEAD as u64 + 1, FILE_BYTES);
     }
 
     pub(super) fn dirty(&mut self, ix: QueueIx, queue: &mut Queue) {
@@ -280,6 +286,11 @@ impl Queues {
     }
 
     // ---- recovery -------------------------------------------------------------------------------------------------------
+
+    /// Block files have about this many bytes at most.
+    pub(crate) fn limit_files(&mut self, bytes: u64) {
+        self.checkpoints.limit_files(bytes);
+    }
 
     /// File and position where the next piece goes; (1, 0) when nothing was ever written.
     pub(crate) fn block_end(&self) -> (u32, u64) {
