@@ -17,6 +17,11 @@ pub(crate) const NEXT: &str = "keepmq/next";
 /// Bytes of sealed chunks that stay in memory for readers.
 const CACHE_BYTES: usize = 16 << 20;
 
+/// Bytes of the log that are read from a file at once when several records of a pull lie in them.
+pub(crate) const WINDOW_BYTES: u64 = 256 << 10;
+/// Windows that stay in memory: groups that catch up go through the same part of the log, queue by queue.
+const WINDOWS: usize = 8;
+
 /// A smaller buffer is not worth being filled again.
 const SPARE_BYTES: usize = 256 << 10;
 
@@ -46,6 +51,7 @@ pub struct Files<D: Disk> {
     segments: RwLock<BTreeMap<u64, Arc<D::File>>>,
     others: Mutex<BTreeMap<PathBuf, Arc<D::File>>>,
     chunks: Mutex<Chunks>,
+    windows: Mutex<VecDeque<Chunk>>,
     commit: AtomicU64,
     min: AtomicU64,
 }
@@ -93,6 +99,7 @@ impl<D: Disk> Files<D> {
             segments: RwLock::default(),
             others: Mutex::default(),
             chunks: Mutex::default(),
+            windows: Mutex::default(),
             commit: AtomicU64::new(0),
             min: AtomicU64::new(0),
         }
@@ -124,9 +131,26 @@ impl<D: Disk> Files<D> {
         lock(&self.chunks).push(chunk)
     }
 
-    /// Gives the memory of remembered chunks back.
+    /// A piece of the log that was read from a file a moment ago and begins at `at`.
+    pub(crate) fn window(&self, at: u64) -> Option<Bytes> {
+        lock(&self.windows).iter().find(|window| window.at == at).map(|window| window.bytes.clone())
+    }
+
+    /// Keeps a piece of the log that was read from a file, for the readers of other queues that come along.
+    pub(crate) fn remember_window(&self, at: u64, bytes: Bytes) {
+        let mut windows = lock(&self.windows);
+        // The tail's window grows with the commit: the longer one takes its place.
+        windows.retain(|window| window.at != at);
+        if windows.len() == WINDOWS {
+            windows.pop_front();
+        }
+        windows.push_back(Chunk { at, bytes });
+    }
+
+    /// Gives the memory of remembered chunks and windows back.
     pub(crate) fn forget_chunks(&self) {
         *lock(&self.chunks) = Chunks::default();
+        *lock(&self.windows) = VecDeque::new();
     }
 
     pub(crate) fn chunks(&self) -> MutexGuard<'_, Chunks> {
@@ -237,10 +261,10 @@ pub(crate) fn aside(path: &Path) -> PathBuf {
 
 /// What the operating system said, as an error of ours.
 pub(crate) fn failed(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JobError {
-    let path = path.display().to_string();
+    // The text is made when something has failed, not for each of a thousand calls that have not.
     move |error| JobError {
         call,
-        path,
+        path: path.display().to_string(),
         why: error.to_string(),
         no_space: matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
     }

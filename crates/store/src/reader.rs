@@ -1,7 +1,7 @@
 //! Reading what is committed, from any thread.
 
 use crate::disk::{Disk, File};
-use crate::files::{Chunks, Files, failed, segment_path};
+use crate::files::{Files, WINDOW_BYTES, failed, segment_path};
 use crate::job::JobError;
 use crate::queues::{BlockFile, ColdEntries, Entry, Limits, Picked, search_entries, select};
 use bytes::Bytes;
@@ -86,6 +86,9 @@ pub enum ReadError {
         why: String,
     },
 }
+
+/// So many records of a pull in one window: then it is read whole.
+const WORTH_A_WINDOW: usize = 4;
 
 /// Reads from the last sealed chunks in memory, else from files; checks every record that comes from a file.
 pub struct LogReader<D: Disk> {
@@ -224,35 +227,55 @@ impl<D: Disk> LogReader<D> {
             return Err(Stop::Failed(ReadError::Removed { min }));
         }
         let mut pieces = Vec::new();
-        let mut unread: Vec<(usize, &[Entry])> = Vec::new();
-        {
+        let mut rest = entries;
+        while let Some(first) = rest.first() {
             let chunks = self.files.chunks();
-            let mut rest = entries;
-            while let Some(first) = rest.first() {
-                let (count, piece) = match chunks.find(first.at.0) {
-                    Some(chunk) => {
-                        let count = run(rest, |entry| entry.end().0 <= chunk.end());
-                        let from = usize::try_from(first.at.0 - chunk.at).expect("inside a chunk");
-                        let to = usize::try_from(rest[count - 1].end().0 - chunk.at).expect("inside a chunk");
-                        (count, chunk.bytes.slice(from..to))
-                    }
-                    None => {
-                        let base = self.files.base(first.at.0);
-                        let count =
-                            run(rest, |entry| self.files.base(entry.at.0) == base && !is_cached(&chunks, entry));
-                        unread.push((pieces.len(), &rest[..count]));
-                        (count, Bytes::new())
-                    }
-                };
-                pieces.push(piece);
-                rest = &rest[count..];
-            }
-        }
-        for (place, entries) in unread {
-            pieces[place] = self.run_from_file(entries, wait)?;
+            let done = if let Some(chunk) = chunks.find(first.at.0) {
+                let count = run(rest, |entry| entry.end().0 <= chunk.end());
+                pieces.push(slice(&chunk.bytes, chunk.at, &rest[..count]));
+                count
+            } else {
+                // Chunks are the newest part of the log, and entries go forward: behind one that is cached all are.
+                let uncached = rest.iter().take_while(|entry| chunks.find(entry.at.0).is_none()).count();
+                drop(chunks);
+                self.read_near(&rest[..uncached], &mut pieces, wait)?
+            };
+            rest = &rest[done..];
         }
         let count = u32::try_from(entries.len()).expect("limits bound a pull");
         Ok(Served::Records { bytes: pieces, count, next })
+    }
+
+    /// Reads the first of these records and others that lie near; how many. Each is checked.
+    fn read_near(&self, entries: &[Entry], pieces: &mut Vec<Bytes>, wait: Wait) -> Result<usize, Stop> {
+        let base = self.files.base(entries[0].at.0);
+        let start = entries[0].at.0 - (entries[0].at.0 - base) % WINDOW_BYTES;
+        let end = (start + WINDOW_BYTES).min(base + self.files.segment_bytes).min(self.files.commit());
+        let inside = entries.iter().take_while(|entry| entry.end().0 <= end).count();
+        if inside < WORTH_A_WINDOW {
+            let count = run(entries, |entry| self.files.base(entry.at.0) == base);
+            pieces.push(self.run_from_file(&entries[..count], wait)?);
+            return Ok(count);
+        }
+        let last = entries[inside - 1].end().0;
+        let window = match self.files.window(start).filter(|window| last - start <= window.len() as u64) {
+            Some(window) => window,
+            None => {
+                let len = usize::try_from(end - start).expect("a window is small");
+                let window = Bytes::from(self.segment_bytes(start, len, wait)?);
+                self.files.remember_window(start, window.clone());
+                window
+            }
+        };
+        let mut rest = &entries[..inside];
+        while !rest.is_empty() {
+            let count = run(rest, |_| true);
+            let piece = slice(&window, start, &rest[..count]);
+            self.check(&rest[..count], &piece)?;
+            pieces.push(piece);
+            rest = &rest[count..];
+        }
+        Ok(inside)
     }
 
     /// Neighbouring records of one segment, in one read, each checked.
@@ -260,8 +283,14 @@ impl<D: Disk> LogReader<D> {
         let (first, last) = (entries[0], entries[entries.len() - 1]);
         let len = usize::try_from(last.end().0 - first.at.0).expect("limits bound a pull");
         let bytes = self.segment_bytes(first.at.0, len, wait)?;
+        self.check(entries, &bytes)?;
+        Ok(bytes.into())
+    }
+
+    /// Whether `bytes` are these neighbours.
+    fn check(&self, entries: &[Entry], bytes: &[u8]) -> Result<(), Stop> {
         for entry in entries {
-            let start = usize::try_from(entry.at.0 - first.at.0).expect("inside the run");
+            let start = usize::try_from(entry.at.0 - entries[0].at.0).expect("inside the run");
             let what = match record::decode(&bytes[start..], entry.at) {
                 Ok(Found::Record(record)) if record.bytes.len() == entry.size as usize => continue,
                 Ok(_) => "the queue says that another record stands there".to_owned(),
@@ -269,7 +298,7 @@ impl<D: Disk> LogReader<D> {
             };
             return Err(self.damaged(entry.at.0, what));
         }
-        Ok(bytes.into())
+        Ok(())
     }
 
     /// The record that begins at a position somebody named.
@@ -341,8 +370,11 @@ fn run(entries: &[Entry], passes: impl Fn(&Entry) -> bool) -> usize {
     1 + neighbours
 }
 
-fn is_cached(chunks: &Chunks, entry: &Entry) -> bool {
-    chunks.find(entry.at.0).is_some()
+/// The bytes of neighbours out of those that begin at position `at`.
+fn slice(bytes: &Bytes, at: u64, entries: &[Entry]) -> Bytes {
+    let from = usize::try_from(entries[0].at.0 - at).expect("inside the bytes");
+    let to = usize::try_from(entries[entries.len() - 1].end().0 - at).expect("inside the bytes");
+    bytes.slice(from..to)
 }
 
 fn fill<F: File>(file: &F, path: &Path, at: u64, into: &mut [u8], wait: Wait) -> Result<(), Stop> {

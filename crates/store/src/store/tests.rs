@@ -345,6 +345,7 @@ fn reads_come_from_files_as_from_memory() {
 
     let at = rig.store.appended().0;
     rig.disk.rot("commitlog/00000000000000000000", |bytes| bytes[300] ^= 1);
+    rig.store.files.forget_chunks();
     let error = rig.store.reader().serve(&plan).unwrap_err();
     assert!(matches!(&error, ReadError::Damaged { at: 0, .. }), "{error}");
     assert!(matches!(rig.store.reader().serve(&ReadPlan::record(0)), Err(ReadError::Damaged { at: 0, .. })));
