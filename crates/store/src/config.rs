@@ -47,6 +47,14 @@ pub struct StoreConfig {
     pub seed: u64,
 }
 
+impl StoreConfig {
+    /// Most bytes that may be appended and not synced, in either mode: what a power cut can take or tear. Under ASYNC_FLUSH
+    /// a sync is started far earlier; this is where producers wait for a disk that syncs slower than it writes.
+    pub(crate) fn max_unsynced(&self) -> u64 {
+        3 * self.buffer_bytes as u64 + 32 * self.flush_bytes
+    }
+}
+
 /// What `open` found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {

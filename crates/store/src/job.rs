@@ -57,7 +57,8 @@ pub(crate) enum Task {
     /// The next segment is reserved.
     Reserve,
     /// A piece ahead of the tail, or of the reserved segment, is zeroed. `to` is a position in the file.
-    Zero { base: Option<u64>, from: u64, to: u64 },
+    /// Its sync also covers what was `written` to the segment before.
+    Zero { base: Option<u64>, from: u64, to: u64, written: u64 },
     /// The checkpoint's slot, then a piece of the block log.
     Checkpoint { slot: Slot, piece: Option<BlockWrite> },
     /// A snapshot file.
@@ -302,8 +303,8 @@ impl fmt::Debug for Task {
             }
             Self::Sync { upto } => write!(f, "sync to {upto}"),
             Self::Reserve => f.write_str("reserve the next segment"),
-            Self::Zero { base: Some(base), from, to } => write!(f, "zero {from}..{to} of segment {base}"),
-            Self::Zero { base: None, from, to } => write!(f, "zero {from}..{to} of the next segment"),
+            Self::Zero { base: Some(base), from, to, .. } => write!(f, "zero {from}..{to} of segment {base}"),
+            Self::Zero { base: None, from, to, .. } => write!(f, "zero {from}..{to} of the next segment"),
             Self::Checkpoint { slot, piece: None } => write!(f, "checkpoint {} at {}", slot.sequence, slot.durable),
             Self::Checkpoint { slot, piece: Some(BlockWrite { file, at, bytes, .. }) } => {
                 let (sequence, durable, len) = (slot.sequence, slot.durable, bytes.len());

@@ -410,7 +410,7 @@ impl<D: Disk> Store<D> {
         let to = limit.min(from + ZERO_PIECE);
         self.upkeep.zeroed.under_way = Some((base, from));
         let steps = vec![Step::Zero { target: target.clone(), from, to }, Step::Sync(target)];
-        Some(Job::new(Lane::Background, Task::Zero { base, from, to }, steps))
+        Some(Job::new(Lane::Background, Task::Zero { base, from, to, written: self.log.written }, steps))
     }
 
     // ---- retention -------------------------------------------------------------------------------------------------------
@@ -512,7 +512,11 @@ impl<D: Disk> Store<D> {
                 }
             }
             Task::Reserve => self.log.reserved = Reserved::Ready,
-            Task::Zero { base, to, .. } => {
+            Task::Zero { base, to, written, .. } => {
+                if base.is_some() {
+                    // It stands in this segment, or in one before, which the roll has synced.
+                    self.log.synced(written);
+                }
                 let zeroed = &mut self.upkeep.zeroed;
                 zeroed.under_way = None;
                 match base {

@@ -24,7 +24,7 @@ pub(crate) struct CommitLog {
     segment_bytes: u64,
     buffer_bytes: usize,
     flush: Flush,
-    flush_bytes: u64,
+    max_unsynced: u64,
     open: Vec<u8>,
     /// Position of the first byte in `open`.
     open_at: u64,
@@ -70,7 +70,7 @@ impl CommitLog {
             segment_bytes: config.segment_bytes,
             buffer_bytes: config.buffer_bytes,
             flush: config.flush,
-            flush_bytes: config.flush_bytes,
+            max_unsynced: config.max_unsynced(),
             open: Vec::new(),
             open_at: end,
             sealed: Vec::new(),
@@ -129,7 +129,7 @@ impl CommitLog {
         if self.flush == Flush::Async {
             // What a power cut can take stays bounded also when the disk syncs slower than it writes.
             let unsynced = self.appended() - self.synced;
-            let max = self.flush_bytes + self.max_waiting() as u64;
+            let max = self.max_unsynced;
             if unsynced + size as u64 > max {
                 return busy(
                     usize::try_from(unsynced).unwrap_or(usize::MAX),

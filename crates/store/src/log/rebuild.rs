@@ -174,7 +174,7 @@ impl Rebuild<'_> {
 
     /// Bytes that a power cut may have taken or torn, at most, whichever way they were flushed.
     fn window(&self) -> u64 {
-        3 * self.config.buffer_bytes as u64 + self.config.flush_bytes
+        self.config.max_unsynced()
     }
 
     /// Decides whether what follows the last whole record of the last segment is a torn tail, and erases it.
