@@ -1,5 +1,7 @@
 //! `keepmq-sim`: runs seeds, replays one, compares hashes with an earlier run.
 
+#![forbid(unsafe_code)]
+
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use keepmq_sim::{RARE, Report, Violation};

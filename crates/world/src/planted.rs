@@ -6,7 +6,10 @@
 /// Every planted bug, with what it does and the checker that must find it.
 pub const BUGS: &[(&str, &str)] = &[
     ("ack-before-flush", "answers SEND_OK before the sync it promises has happened"),
-    ("torn-tail-kept", "recovery cuts a torn tail but leaves its bytes, so that a record behind it can come back to life"),
+    (
+        "torn-tail-kept",
+        "recovery cuts a torn tail but leaves its bytes, so that a record behind it can come back to life",
+    ),
     ("index-ahead-of-log", "the durable queue index may name records that the log has not synced"),
     ("directory-not-synced", "a new segment is used without syncing the directory that names it"),
     ("offsets-restart-after-retention", "a queue emptied by retention starts again at offset 0 after a restart"),
