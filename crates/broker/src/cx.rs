@@ -87,7 +87,7 @@ impl<D: Disk> Cx<D> {
 /// The answer to something that could not be appended: a definite refusal.
 pub(crate) fn not_appended(error: &AppendError) -> Box<Response> {
     match error {
-        AppendError::Busy { .. } => refuse(
+        AppendError::Busy { .. } | AppendError::Reserving => refuse(
             ResponseCode::SystemBusy,
             format!("[REJECTREQUEST]system busy, start flow control for a while: {error}. Send again a little later"),
         ),

@@ -7,13 +7,15 @@ use keepmq_protocol::header::Str;
 use keepmq_protocol::message::{self, property};
 use keepmq_protocol::record::{self, Found};
 use keepmq_protocol::request::{CreateTopic, MaxOffset, MinOffset, Pull, Send, SendHeader, SendVia, UpdateOffset};
-use keepmq_protocol::{LogOffset, QueueOffset, Request, Response};
+use keepmq_protocol::{LogOffset, QueueOffset, Request, Response, ResponseCode};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest wait for an answer; longer than the broker's own `syncFlushTimeout`.
 const ANSWER: Duration = Duration::from_secs(20);
+/// Longest that a broker may be busy.
+const BUSY: Duration = Duration::from_secs(10);
 /// Most bytes that are read at once.
 const CHUNK: usize = 256 * 1024;
 
@@ -140,9 +142,15 @@ impl Client {
         Ok(response)
     }
 
-    /// As [`Client::ask`]; anything but SUCCESS is an error.
+    /// As [`Client::ask`]; anything but SUCCESS is an error. SYSTEM_BUSY promises that nothing was stored and asks to come
+    /// again: so it is asked again, for a while.
     pub fn must(&mut self, request: &Request<'_>) -> Result<Response> {
-        let response = self.ask(request)?;
+        let end = Instant::now() + BUSY;
+        let mut response = self.ask(request)?;
+        while response.code == ResponseCode::SystemBusy as i32 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+            response = self.ask(request)?;
+        }
         if !response.is_ok() {
             bail!("request {} was refused with {}: {:?}", request.code(), response.code, response.remark);
         }

@@ -53,6 +53,9 @@ pub enum AppendError {
         /// Bytes allowed.
         max: usize,
     },
+    /// The segment is full, and the next one is still being reserved.
+    #[error("the next segment is still being reserved: the disk is slower than the producers")]
+    Reserving,
     /// No space could be reserved for the next segment.
     #[error("no space for the next segment: {0}")]
     Full(String),

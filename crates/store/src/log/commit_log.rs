@@ -142,7 +142,7 @@ impl CommitLog {
         if rolls {
             match &self.reserved {
                 Reserved::Ready => self.roll(rest),
-                Reserved::Missing => return busy(self.waiting, self.max_waiting()),
+                Reserved::Missing => return Err(AppendError::Reserving),
                 Reserved::NoSpace(why) => return Err(AppendError::Full(why.clone())),
             }
         }
