@@ -51,7 +51,11 @@ pub fn run(setup: BrokerSetup) -> Result<(), Failure> {
         setup.address_origin(),
         if name_servers.is_empty() { "none" } else { &name_servers },
     );
-    tracing::info!("{}", setup.durability());
+    match setup.store.flush {
+        Flush::Sync => tracing::info!("{}", setup.durability()),
+        // Less than the default promises: to be seen among a hundred lines.
+        Flush::Async => tracing::warn!("{}", setup.durability()),
+    }
     let opened = Opened::start(setup, &health)?;
     let inbox = opened.inbox();
     let stop = Stop::on_signal(move || {
