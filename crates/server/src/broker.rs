@@ -9,7 +9,7 @@ use keepmq_broker::{Broker, OpenBrokerError};
 use keepmq_disk::{LockError, OsDisk, StoreLock, free_bytes};
 use keepmq_net::{Inbox, Shard, Word, now};
 use keepmq_protocol::seam::Exit;
-use keepmq_store::{JobDone, OpenError, Recovered, Store};
+use keepmq_store::{Flush, JobDone, OpenError, Recovered, Store};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
