@@ -27,6 +27,8 @@ pub(crate) struct BrokerNode {
     running: Option<Running>,
     /// A start is on the agenda.
     booting: bool,
+    /// How far the log was synced, each time a job had ended.
+    synced: Vec<(u64, u64)>,
     /// When its core hears of the last job that has ended.
     told_at: u64,
     /// When its process ended last.
@@ -34,6 +36,8 @@ pub(crate) struct BrokerNode {
     slow_until: u64,
     full_until: u64,
     refused_while_full: bool,
+    /// The store has been opened before.
+    exists: bool,
     /// A disk call fails, or has failed, as planned: the store may stop.
     broken: bool,
     /// Power cuts that still lie in wait for a job that is half done.
@@ -145,11 +149,13 @@ impl BrokerNode {
             skew: 0,
             running: None,
             booting: false,
+            synced: Vec::new(),
             told_at: 0,
             ended_at: 0,
             slow_until: 0,
             full_until: 0,
             refused_while_full: false,
+            exists: false,
             broken: false,
             ambushes: scenario.ambushes,
             state: Wanted::Running,
@@ -227,6 +233,14 @@ impl BrokerNode {
         self.note_emptied(lent);
         let free = if full { 0 } else { 1 << 40 };
         if let Some(running) = &mut self.running {
+            let next = |core: &Broker<SimDisk>, topic: &str, queue: i32| {
+                let view = core.store().queue(topic, u32::try_from(queue).ok()?)?;
+                i64::try_from(view.max.0).ok()
+            };
+            if let Some(pull) = running.host.overlooked(next) {
+                lent.stage
+                    .blame("woken", format!("a pull from {pull:?} waits, and there has been something for a second"));
+            }
             running.host.event(lent.stage, Event::Space { free });
         }
         self.settle(lent);
@@ -260,6 +274,7 @@ impl BrokerNode {
     pub(crate) fn done(&mut self, lent: &mut Lent<'_>, life: u32, done: JobDone) {
         let Some(running) = self.running.as_mut().filter(|_| self.life == life) else { return };
         running.host.event(lent.stage, Event::Done(done));
+        self.synced.push((lent.stage.now, running.host.core.store().state().synced.0));
         self.settle(lent);
     }
 
@@ -405,6 +420,8 @@ impl BrokerNode {
                     stage.happened(Rare::SnapshotWritten);
                 }
                 DiskOp::ReadIndex(_) => stage.happened(Rare::ColdIndex),
+                DiskOp::Create(path, _) if path.starts_with("keepmq/queues-") => stage.happened(Rare::IndexFileBegun),
+                DiskOp::Remove(path, _) if path.starts_with("keepmq/queues-") => stage.happened(Rare::IndexFileRemoved),
                 DiskOp::Full(_) => {
                     stage.happened(Rare::FullRefused);
                     self.refused_while_full = true;
@@ -449,6 +466,7 @@ impl BrokerNode {
             Ok(_) => return self.died_in_recovery(lent),
             Err(error) => return self.not_opened(lent, &error, &ops),
         };
+        self.exists = true;
         self.disk.faults(|faults| faults.fuse = 0);
         lent.stage.line(format_args!(
             "{:?} has opened its store: end {}, cut {}, scanned {}, tables {}",
@@ -507,7 +525,8 @@ impl BrokerNode {
                 lent.stage.happened(Rare::RotRefused);
                 self.state = Wanted::Refusing;
             }
-            OpenError::Io(error) if error.no_space && lent.stage.now < self.full_until => {}
+            // There was no place to make a store. One that exists opens on a full disk.
+            OpenError::Io(error) if error.no_space && !self.exists => {}
             OpenError::Io(_) if ops.iter().any(|op| matches!(op, DiskOp::Failed(..))) => {}
             _ => lent.stage.blame("open", format!("the store cannot be opened: {error}")),
         }
@@ -583,7 +602,7 @@ impl BrokerNode {
                 // What a clean stop has promised, no power cut takes back.
                 self.disk = if self.chance.one_in(2) { self.disk.power_cut() } else { self.disk.killed() };
                 if self.state == Wanted::Rotting {
-                    self.rot(lent);
+                    self.rot(lent, u64::MAX);
                 }
             }
             Exit::Disk(why) => {
@@ -596,6 +615,11 @@ impl BrokerNode {
                 }
                 lent.stage.happened(Rare::Fenced);
                 self.process_ended(lent, false);
+                if self.chance.one_in(2) {
+                    // What a failed sync has left behind shows when the power goes.
+                    let delay = lent.stage.delay(300 * MILLI, 4 * SECOND);
+                    lent.stage.after(delay, Due::Chaos(Chaos::PowerCut(self.node)));
+                }
                 self.disk = self.disk.killed();
                 self.disk.faults(|faults| *faults = Faults { full: faults.full, ..Faults::default() });
             }
@@ -625,14 +649,39 @@ impl BrokerNode {
         }
     }
 
+    /// It is stopped or killed, and synced bytes go bad meanwhile.
+    pub(crate) fn decay(&mut self, lent: &mut Lent<'_>) {
+        let long_ago = lent.stage.now.saturating_sub(SECOND);
+        let sure = self.synced.iter().rfind(|(at, _)| *at <= long_ago).map(|(_, synced)| *synced);
+        match sure {
+            Some(sure) if self.serves() && self.state == Wanted::Running && self.chance.one_in(2) => {
+                self.process_ended(lent, false);
+                self.disk = self.disk.killed();
+                self.rot(lent, sure.saturating_sub(2 * 512));
+                self.boot_later(lent.stage);
+            }
+            _ => self.stop(lent, Wanted::Rotting),
+        }
+    }
+
     /// Synced bytes go bad, in a file that a stopped store left behind.
-    fn rot(&mut self, lent: &mut Lent<'_>) {
+    ///
+    /// After a kill only below `sure`: behind the durable mark, which follows the syncs at a small distance, what has gone
+    /// bad cannot be told from what was torn.
+    fn rot(&mut self, lent: &mut Lent<'_>, sure: u64) {
         self.state = Wanted::Running;
         let dir = if self.chance.one_in(2) { "keepmq" } else { "commitlog" };
         let files = self.disk.files(dir);
-        let used = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        let files: Vec<_> =
-            files.into_iter().map(|(name, bytes)| (name, used(&bytes))).filter(|(_, used)| *used > 0).collect();
+        let last = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let sure = |name: &str| name.parse().map_or(usize::MAX, |base: u64| sure.saturating_sub(base) as usize);
+        let files: Vec<_> = files
+            .into_iter()
+            .map(|(name, bytes)| {
+                let used = last(&bytes).min(sure(&name));
+                (name, used)
+            })
+            .filter(|(_, used)| *used > 0)
+            .collect();
         if files.is_empty() {
             return;
         }
@@ -646,7 +695,10 @@ impl BrokerNode {
             0 => bytes[at] ^= 1 << (at % 8),
             // A write that was lost, one that went astray, bytes that were hit.
             1 => bytes[at / 512 * 512..].iter_mut().take(512).for_each(|byte| *byte = 0),
-            2 => bytes.copy_within(other..(other + 512).min(used), (at / 512 * 512).min(bytes.len() - 512)),
+            2 => {
+                bytes
+                    .copy_within(other..(other + 512).min(used), (at / 512 * 512).min(bytes.len().saturating_sub(512)));
+            }
             _ => bytes[at..].iter_mut().take(16).for_each(|byte| *byte ^= 0x5A),
         });
         lent.books.shelves[self.node.0].rotten = true;

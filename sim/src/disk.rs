@@ -32,6 +32,8 @@ pub(crate) struct SimFile {
 pub(crate) struct Faults {
     pub(crate) write: u32,
     pub(crate) sync: u32,
+    /// Of a segment of the log.
+    pub(crate) sync_log: u32,
     pub(crate) rename: u32,
     pub(crate) sync_dir: u32,
     pub(crate) create: u32,
@@ -589,7 +591,8 @@ impl File for SimFile {
         let mut guard = self.disk.call(true)?;
         let state = &mut *guard;
         let path = Arc::clone(&state.inodes[self.inode].path);
-        if state.fails(|f| &mut f.sync, "sync", &path) {
+        let log_fails = path.starts_with("commitlog/") && state.fails(|f| &mut f.sync_log, "sync", &path);
+        if log_fails || state.fails(|f| &mut f.sync, "sync", &path) {
             state.inodes[self.inode].sync_failed(&mut state.chance);
             return Err(broken());
         }

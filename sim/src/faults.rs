@@ -190,7 +190,8 @@ impl Scenario {
             let nth = 1 + chance.below(20) as u32;
             let faults = match chance.below(12) {
                 0..=2 => Faults { write: nth, ..Faults::default() },
-                3..=6 => Faults { sync: nth, ..Faults::default() },
+                3 => Faults { sync: nth, ..Faults::default() },
+                4..=6 => Faults { sync_log: nth, ..Faults::default() },
                 7 => Faults { create: 1 + nth % 5, ..Faults::default() },
                 8 => Faults { remove: 1 + nth % 3, ..Faults::default() },
                 9 => Faults { read: nth, ..Faults::default() },

@@ -46,13 +46,23 @@ pub(crate) struct Host<C: Core> {
     dialled: BTreeMap<String, LinkId>,
     calls: BTreeMap<i32, Calling>,
     next_opaque: i32,
-    /// Requests that wait for an answer: their codes.
-    asked: BTreeMap<(Conn, i32), i32>,
+    /// Requests that wait for an answer.
+    asked: BTreeMap<(Conn, i32), Asked>,
     /// Connections that have ended: nobody waits there any more, once this turn's answers are made.
     closed: Vec<Conn>,
     /// The simulator itself asks: on this connection, and this was the answer.
     probe: Conn,
     probed: Option<Response>,
+}
+
+/// A request that waits for its answer.
+#[derive(Clone, Debug)]
+struct Asked {
+    code: i32,
+    /// A pull that takes whatever comes: its topic, queue and offset.
+    pull: Option<(String, i32, i64)>,
+    /// There was something for it when somebody looked last.
+    served: bool,
 }
 
 struct Calling {
@@ -143,11 +153,19 @@ impl<C: Core> Host<C> {
             other => return stage.blame("codec", format!("a frame that we wrote cannot be read: {other:?}")),
         };
         let from = frame.caller(conn);
-        if !from.oneway {
-            self.asked.insert((conn, from.opaque), frame.code);
-        }
         match Request::read(&frame) {
-            Ok(request) => self.event(stage, Event::Request { from, request }),
+            Ok(request) => {
+                let pull = match &request {
+                    Request::Pull(pull) if pull.subscription.as_deref() == Some("*") => {
+                        Some((pull.topic.to_string(), pull.queue_id, pull.offset))
+                    }
+                    _ => None,
+                };
+                if !from.oneway {
+                    self.asked.insert((conn, from.opaque), Asked { code: frame.code, pull, served: false });
+                }
+                self.event(stage, Event::Request { from, request });
+            }
             Err(refusal) => stage.blame("codec", format!("a request that we wrote is refused: {refusal:?}")),
         }
     }
@@ -279,7 +297,7 @@ impl<C: Core> Host<C> {
             return None;
         }
         let link = LinkId(to.conn.0);
-        let Some(code) = self.asked.remove(&(to.conn, to.opaque)) else {
+        let Some(Asked { code, .. }) = self.asked.remove(&(to.conn, to.opaque)) else {
             if net.open_at_acceptor(link) && !self.inbox.iter().any(|(on, _)| *on == link) {
                 let (conn, opaque) = (to.conn, to.opaque);
                 stage.blame(
@@ -303,6 +321,19 @@ impl<C: Core> Host<C> {
             net.send(stage, link, true, bytes);
         }
         Some(Left::Answered { link, code, response_code: response.code })
+    }
+
+    /// Whether a pull has waited since this was asked last although there was something for it then: the queue and offset.
+    /// `next` tells how far a queue reaches.
+    pub(crate) fn overlooked(&mut self, next: impl Fn(&C, &str, i32) -> Option<i64>) -> Option<(String, i32, i64)> {
+        for asked in self.asked.values_mut() {
+            let Some((topic, queue, from)) = &asked.pull else { continue };
+            let served = next(&self.core, topic, *queue).is_some_and(|next| *from < next);
+            if std::mem::replace(&mut asked.served, served) && served {
+                return asked.pull.clone();
+            }
+        }
+        None
     }
 
     /// The simulator asks. What is left to be done may hold the answer; then `probed` has it.

@@ -92,6 +92,8 @@ rare! {
     TimedOutLost = "a message answered with FLUSH_DISK_TIMEOUT never appeared",
     LongPollWoken = "a long poll was woken",
     LongPollTimedOut = "a long poll timed out",
+    IndexFileBegun = "a file of the queue index was begun",
+    IndexFileRemoved = "a file of the queue index was removed",
     ColdIndex = "queue entries were read from disk while the broker ran",
     ServedLater = "a pull waited for the device",
     StaleClosed = "the end of an old broker connection reached a name server after the new registration",

@@ -263,7 +263,7 @@ impl Universe {
             Chaos::PowerCut(node) => self.crash(node, true),
             Chaos::Stop(node) => self.broker(node, |b, lent| b.stop(lent, Wanted::Running)),
             Chaos::Retire(node) => self.broker(node, |b, lent| b.stop(lent, Wanted::Retired)),
-            Chaos::Rot(node) => self.broker(node, |b, lent| b.stop(lent, Wanted::Rotting)),
+            Chaos::Rot(node) => self.broker(node, BrokerNode::decay),
             Chaos::NameServer(node) => self.name_server(node, |n, lent, _| n.crash(lent)),
             Chaos::Link => self.net.trouble(&mut self.stage),
             Chaos::Partition(a, b, long) if a != b => {

@@ -100,12 +100,12 @@ fn unit(tally: &mut Tally) -> Result<()> {
     let good = lines(&mut cargo("test --workspace --no-fail-fast"), |line| {
         let word = line.trim_start();
         if let Some(what) = word.strip_prefix("Running ").or_else(|| word.strip_prefix("Doc-tests ")) {
-            what.clone_into(&mut running);
+            running = test_name(what);
             said.clear();
         } else if let Some(result) = line.strip_prefix("test result: ") {
             match result.starts_with("ok.") {
                 true if result.contains(" 0 passed; 0 failed") => {}
-                true => tally.pass(&format!("unit: {running}: {result}"), None),
+                true => tally.pass(&format!("unit: {running}: {}", result.trim_start_matches("ok. ")), None),
                 false => {
                     failures += 1;
                     tally.fail(&format!("unit: {running}"), &format!("{result}\n  {}", said.join("\n  ")));
@@ -119,6 +119,16 @@ fn unit(tally: &mut Tally) -> Result<()> {
         tally.fail("unit", &format!("cargo test failed before any test did\n  {}", said.join("\n  ")));
     }
     Ok(())
+}
+
+/// `keepmq_broker, src/lib.rs` of what cargo says: `unittests src/lib.rs (target/debug/deps/keepmq_broker-1d77b53153b62f0e)`.
+fn test_name(running: &str) -> String {
+    let binary = running.rsplit_once(" (").and_then(|(what, path)| {
+        let (name, _) = path.rsplit('/').next()?.rsplit_once('-')?;
+        Some(format!("{name}, {}", what.trim_start_matches("unittests ")))
+    });
+    // Documentation tests only name their crate.
+    binary.unwrap_or_else(|| running.to_owned())
 }
 
 fn sim(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
@@ -142,6 +152,9 @@ fn sim(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
         &format!("run --seeds {seeds} --from {first_seed} --require-sometimes --results {results}"),
     )?;
     play("the same seeds give the same traces, in another process", &format!("check {results}"))?;
+    // A long run that was done once: ten of its seeds must still be the same universes.
+    let kept = root().join("sim/results/long-run.json");
+    play("ten seeds of the long run give the traces they gave then", &format!("check {}", kept.display()))?;
     for bug in tidy::planted_bugs(&root())? {
         play(&format!("finds the planted bug {bug}"), &format!("run --planted {bug} --seeds {planted_seeds}"))?;
     }
@@ -221,4 +234,17 @@ fn proving(tally: &mut Tally, words: &str) -> Result<()> {
         _ => tally.fail(&words.join(" "), "it ended without counting its checks"),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_binaries_are_named_by_their_crate() {
+        let cargo = "unittests src/lib.rs (/t/debug/deps/keepmq_broker-1d77b53153b62f0e)";
+        assert_eq!(test_name(cargo), "keepmq_broker, src/lib.rs");
+        assert_eq!(test_name("tests/golden.rs (target/debug/deps/golden-f108)"), "golden, tests/golden.rs");
+        assert_eq!(test_name("keepmq_world"), "keepmq_world");
+    }
 }

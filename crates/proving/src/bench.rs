@@ -233,6 +233,7 @@ fn save(table: &str, options: &Options) -> Result<()> {
          prototype of the write path (the better of its two ways for sync).\n\n```sh\ncargo xtask bench --save\n```\n\n{table}",
         options.pairs, options.secs
     );
+    std::fs::create_dir_all("bench/results").context("cannot create bench/results")?;
     let path = PathBuf::from(format!("bench/results/{date}.md"));
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     println!("      kept in {}", path.display());

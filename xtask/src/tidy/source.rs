@@ -71,11 +71,11 @@ pub(super) fn half_done(project: &Project) -> Vec<String> {
     faults
 }
 
-/// The names in the list of planted bugs: each stands first in its pair.
+/// The names in the list of planted bugs: of its texts every other one, for each name is followed by what the bug does.
 pub(super) fn bugs(text: &str) -> Vec<String> {
-    text.lines()
-        .filter_map(|line| line.strip_prefix("    (\"")?.split_once('"').map(|(name, _)| name.to_owned()))
-        .collect()
+    let list = text.split_once("BUGS:").and_then(|(_, rest)| rest.split_once("\n];")).map_or("", |(list, _)| list);
+    // Split at quotation marks, what was inside them stands at the odd places.
+    list.split('"').skip(1).step_by(4).map(str::to_owned).collect()
 }
 
 pub(super) fn planted(project: &Project) -> Vec<String> {
@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn a_bug_that_is_planted_only_in_a_test_is_planted_nowhere() {
-        let list = "    (\"one\", \"a\"),\n    (\"two\", \"b\"),\n    (\"three\", \"c\"),\n";
+        let list = "pub const BUGS: &[(&str, &str)] = &[\n    (\"one\", \"a\"),\n    (\n        \"two\",\n        \"b\",\n    ),\n    (\"three\", \"c\"),\n];\n";
+        assert_eq!(bugs(list), ["one", "two", "three"]);
         let files = [
             (BUGS_FILE, list),
             ("crates/a/src/x.rs", "if planted!(\"one\") {}\n// planted!(\"two\")\n"),
