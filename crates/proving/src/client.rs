@@ -48,6 +48,8 @@ pub struct Message {
 pub struct Pulled {
     /// The code on the wire.
     pub code: i32,
+    /// The text with it.
+    pub remark: Option<String>,
     /// Offset to go on from.
     pub next: i64,
     /// Lowest offset.
@@ -208,11 +210,15 @@ impl Client {
         let body: Vec<u8> = response.body.iter().flat_map(|piece| piece.iter().copied()).collect();
         let (next, min, max) = (number("nextBeginOffset")?, number("minOffset")?, number("maxOffset")?);
         let messages = messages(&body).with_context(|| format!("{topic} queue {queue} from {offset} on"))?;
-        Ok(Pulled { code: response.code, next, min, max, messages })
+        let remark = response.remark.map(String::from);
+        Ok(Pulled { code: response.code, remark, next, min, max, messages })
     }
 
-    /// Everything in a queue, from its lowest offset on.
+    /// Everything in a queue, from its lowest offset on. In a topic that is not there, there is nothing.
     pub fn read_queue(&mut self, topic: &str, queue: i32) -> Result<Vec<Message>> {
+        if self.pull(topic, queue, 0)?.code == ResponseCode::TopicNotExist as i32 {
+            return Ok(Vec::new());
+        }
         let mut at =
             self.must(&Request::MinOffset(MinOffset { topic: topic.into(), queue_id: queue }))?.field("offset")?;
         let mut found = Vec::new();

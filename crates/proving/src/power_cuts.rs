@@ -84,10 +84,11 @@ fn story(binary: &Path, folder: &Path, expected: Expected<'_>, count: u64, seed:
         // It may have noticed, and ended by itself.
         broker.kill()?;
         disk.restart()?;
+        // Whoever holds the ledger keeps the senders from sending: what is read now is what the cut has left.
+        let mut books = load.books();
         let (next, took) = scene.start_broker().with_context(|| format!("after cut {cut}"))?;
         broker = next;
         restarts.push(took.as_millis());
-        let mut books = load.books();
         books.observe(scene.broker)?;
         let verdict = books.verdict();
         let lost = verdict.findings.iter().filter(|finding| matches!(finding, Finding::Lost { .. })).count();
