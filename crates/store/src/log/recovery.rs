@@ -507,6 +507,13 @@ fn adopt_blocks<D: Disk>(files: &Files<D>, queues: &mut Queues) -> Result<Vec<u3
         let mut bytes = vec![0; usize::try_from(size).expect("limited above")];
         file.read_at(start, &mut bytes).map_err(failed("read", &path))?;
         let end = queues.adopt(number, start, &bytes).map_err(|what| damaged(&path, what))?;
+        if end < len && Some(&number) != numbers.last() {
+            // Only the last piece of the last file can be torn: the next file is begun when this one is durable to its end.
+            return Err(damaged(
+                &path,
+                format!("position {end} of {len}: no whole piece, although a later file follows"),
+            ));
+        }
         if end < len {
             file.truncate(end).map_err(failed("truncate", &path))?;
         }

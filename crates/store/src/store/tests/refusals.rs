@@ -155,3 +155,28 @@ fn a_record_that_another_program_appended_is_not_taken_for_ours() {
     let adopted = Rig::open(disk, StoreConfig { adopt: true, ..config() }, at(9)).unwrap();
     assert_eq!(adopted.bodies("T"), [&b"ours"[..], b"theirs"]);
 }
+
+#[test]
+fn damage_in_an_index_file_that_others_follow_is_refused_and_in_the_last_it_is_indexed_again() {
+    let mut rig = Rig::new(config());
+    for n in 0..400 {
+        rig.put(["A", "B"][n % 2], &body(n, 300));
+        rig.settle();
+        rig.wait(20);
+    }
+    let is_index = |name: &std::path::PathBuf| name.to_string_lossy().starts_with("keepmq/queues-");
+    let files: Vec<_> = rig.disk.names().into_iter().filter(is_index).collect();
+    assert!(files.len() >= 2, "{files:?}");
+    for (nth, file) in files.iter().enumerate() {
+        let disk = rig.disk.copy();
+        disk.rot(file.to_str().unwrap(), |bytes| bytes[100..].fill(0));
+        if nth + 1 < files.len() {
+            let text = refused(&disk, config());
+            assert!(text.contains(file.to_str().unwrap()) && text.contains("a later file follows"), "{text}");
+        } else {
+            let again = Rig::open(disk, config(), at(99_000)).unwrap();
+            assert_eq!(again.bodies("A"), rig.bodies("A"));
+            assert_eq!(again.bodies("B"), rig.bodies("B"));
+        }
+    }
+}
