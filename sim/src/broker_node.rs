@@ -492,6 +492,8 @@ impl BrokerNode {
         let host = Host::new(core, self.node, self.life, self.skew, lent.net);
         let (flush, background) = (JobLane::default(), JobLane::default());
         self.running = Some(Running { host, files, reader, flush, background, stopping: false });
+        let next = |queue| self.bounds(queue).map_or(0, |(_, next)| next);
+        lent.books.shelves[self.node.0].check_next(lent.stage, next);
         self.note_emptied(lent);
         lent.stage.after(SECOND, Due::Space { node: self.node, life: self.life });
         self.settle(lent);

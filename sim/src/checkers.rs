@@ -2,11 +2,10 @@
 //! something. Each has a name that a violation carries.
 
 use crate::disk::{DiskOp, SimDisk};
-use crate::faults::Demand;
 use crate::stage::Stage;
 use crate::trace::Rare;
 use crate::workload::TOPICS;
-use keepmq_ledger::{Answer, Entry, Ledger};
+use keepmq_ledger::{Answer, Entry, Finding, Ledger};
 use keepmq_protocol::message::{find, property};
 use keepmq_protocol::record::{self, Found};
 use keepmq_protocol::{BrokerName, LogOffset, MessageQueue, QueueOffset, Topic};
@@ -32,6 +31,8 @@ pub(crate) struct Books {
     /// Messages answered with FLUSH_DISK_TIMEOUT, and the place that the answer named.
     timed_out: BTreeMap<u64, MessageQueue>,
     timed_out_at: BTreeMap<u64, QueueOffset>,
+    /// Places that a broker has said are damaged.
+    reported: BTreeSet<(MessageQueue, u64)>,
 }
 
 /// What is known of one broker.
@@ -39,7 +40,6 @@ pub(crate) struct Shelf {
     pub(crate) name: BrokerName,
     flush: Flush,
     keep_ms: u64,
-    demand: Demand,
     /// Bytes have gone bad: what lies in the log may be refused.
     pub(crate) rotten: bool,
     /// A sync has failed since the last start.
@@ -101,6 +101,7 @@ impl Books {
             deleted: BTreeSet::new(),
             timed_out: BTreeMap::new(),
             timed_out_at: BTreeMap::new(),
+            reported: BTreeSet::new(),
         }
     }
 
@@ -231,18 +232,27 @@ impl Books {
         self.shelves[broker].confirmed.get(&(group.to_owned(), queue)).copied()
     }
 
-    /// Everything has been read: the verdict.
-    pub(crate) fn judge(&mut self, stage: &mut Stage, found: &BTreeSet<u64>) {
+    /// A reader was told that this offset cannot be read.
+    pub(crate) fn reported(&mut self, queue: MessageQueue, offset: u64) {
+        self.reported.insert((queue, offset));
+    }
+
+    /// Everything has been read, from the brokers that are not `down`: the verdict.
+    pub(crate) fn judge(&mut self, stage: &mut Stage, found: &BTreeSet<u64>, down: &[BrokerName]) {
         for id in self.timed_out.keys() {
             stage.happened(if found.contains(id) { Rare::TimedOutAppeared } else { Rare::TimedOutLost });
         }
         let mut verdict = self.ledger.verdict();
-        if self.shelves.iter().any(|shelf| shelf.demand == Demand::Detect) {
-            // A damaged message was reported; it may be missing, and no other finding is excused.
-            verdict.findings.retain(|finding| {
-                !matches!(finding, keepmq_ledger::Finding::Lost { .. } | keepmq_ledger::Finding::Gap { .. })
-            });
-        }
+        // What a broker has reported as damaged, or refuses to serve, is missing; but it was said.
+        let said = |queue: &MessageQueue, from: u64, to: u64| {
+            let reported = |offset| self.reported.contains(&(queue.clone(), offset));
+            down.contains(&queue.broker) || (from..to).all(reported)
+        };
+        verdict.findings.retain(|finding| match finding {
+            Finding::Lost { queue, offset, .. } => !said(queue, offset.0, offset.0 + 1),
+            Finding::Gap { queue, from, to } => !said(queue, from.0, to.0),
+            _ => true,
+        });
         stage.line(format_args!("verdict: {verdict}"));
         if !verdict.is_clean() {
             stage.blame("ledger", verdict.to_string());
@@ -251,12 +261,11 @@ impl Books {
 }
 
 impl Shelf {
-    pub(crate) fn new(name: BrokerName, flush: Flush, keep_ms: u64, demand: Demand) -> Self {
+    pub(crate) fn new(name: BrokerName, flush: Flush, keep_ms: u64) -> Self {
         Self {
             name,
             flush,
             keep_ms,
-            demand,
             rotten: false,
             failed_sync: false,
             kept: BTreeMap::new(),
@@ -394,6 +403,23 @@ impl Shelf {
             stage.blame("seen-then-gone", format!("{message:?} was shown to a consumer; the log ends at {end}"));
         }
         excused
+    }
+
+    /// Every queue goes on behind the last offset that was answered, whether or not the message is still there.
+    pub(crate) fn check_next(&self, stage: &mut Stage, next: impl Fn(QueueKey) -> u64) {
+        let mut least: BTreeMap<QueueKey, u64> = BTreeMap::new();
+        for message in self.kept.values() {
+            let least = least.entry(message.queue).or_default();
+            *least = (message.offset + 1).max(*least);
+        }
+        let back = least.into_iter().find(|(queue, least)| next(*queue) < *least);
+        if let Some((queue, least)) = back.filter(|_| !self.rotten) {
+            let next = next(queue);
+            stage.blame(
+                "offset-reused",
+                format!("{queue:?} would go on at {next}; offsets below {least} were answered"),
+            );
+        }
     }
 
     /// The recovered log: byte for byte what was written, readable to its end, every queue without a gap, every kept

@@ -95,7 +95,7 @@ impl Universe {
             let name = format!("broker-{}", (b'a' + nth as u8) as char);
             brokers.push(BrokerNode::new(NodeId(nth), &name, &scenario, &directory, &mut chance.fork()));
             let name = BrokerName::new(&name).expect("a legal name");
-            books.shelves.push(Shelf::new(name, scenario.flush, scenario.keep_ms, scenario.demand));
+            books.shelves.push(Shelf::new(name, scenario.flush, scenario.keep_ms));
         }
         let timeout = Duration::from_millis(scenario.broker_timeout_ms);
         let name_server = |nth| NameNode::new(NodeId(scenario.brokers + nth), timeout, chance.fork());
@@ -375,6 +375,8 @@ impl Universe {
                 self.read_everything(nth);
             }
         }
+        let down = self.brokers.iter().filter(|broker| !broker.serves());
+        let down: Vec<BrokerName> = down.map(|broker| self.books.shelves[broker.node.0].name.clone()).collect();
         // A last time: what the log holds, byte for byte.
         for nth in 0..self.brokers.len() {
             if self.brokers[nth].serves() {
@@ -389,7 +391,7 @@ impl Universe {
             self.stage.blame("liveness", format!("message {id} has no answer, and nobody waits for one"));
         }
         let found = std::mem::take(&mut self.found);
-        self.books.judge(&mut self.stage, &found);
+        self.books.judge(&mut self.stage, &found, &down);
     }
 
     /// A broker that is well takes a message.
@@ -485,6 +487,7 @@ impl Universe {
                     return self.stage.blame("read", format!("{topic} queue {queue} at {at} of {max}: {response:?}"));
                 }
                 // Damaged, and reported: on to the next.
+                self.books.reported(name.clone(), at);
                 at += 1;
                 continue;
             }
