@@ -39,7 +39,7 @@ final class Across {
     /** Sum of the offsets that the broker has for a group. */
     private static long committed(DefaultMQPullConsumer puller, String topic) throws Exception {
         long sum = 0;
-        for (MessageQueue queue : puller.fetchSubscribeMessageQueues(topic)) {
+        for (MessageQueue queue : Check.eventually(10, () -> puller.fetchSubscribeMessageQueues(topic))) {
             sum += Math.max(0, puller.fetchConsumeOffset(queue, true));
         }
         return sum;

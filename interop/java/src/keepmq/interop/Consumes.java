@@ -111,7 +111,7 @@ final class Consumes {
         DefaultMQPullConsumer puller = Clients.puller("hand-" + Interop.run);
         try (Check check = new Check("pulling by hand")) {
             int found = 0;
-            for (MessageQueue queue : puller.fetchSubscribeMessageQueues(topic)) {
+            for (MessageQueue queue : Check.eventually(10, () -> puller.fetchSubscribeMessageQueues(topic))) {
                 check.same("minOffset", 0L, puller.minOffset(queue));
                 long max = puller.maxOffset(queue);
                 long offset = 0;
@@ -150,7 +150,8 @@ final class Consumes {
     private static void longPolling(DefaultMQProducer producer) throws Exception {
         String topic = "long-" + Interop.run;
         producer.send(Sends.message(topic, -1));
-        MessageQueue queue = producer.fetchPublishMessageQueues(topic).get(0);
+        // A new topic is on the name servers within a second of the answer, not with it.
+        MessageQueue queue = Check.eventually(10, () -> producer.fetchPublishMessageQueues(topic)).get(0);
         DefaultMQPullConsumer puller = Clients.puller("long-" + Interop.run);
         try (Check check = new Check("a held pull is answered when a message comes")) {
             long max = puller.maxOffset(queue);
