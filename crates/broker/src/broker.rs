@@ -158,7 +158,22 @@ impl<D: Disk> Broker<D> {
             Request::RuntimeInfo => {
                 admin::runtime_info(from, self.life == Life::Serving, self.pulling.parked(), cx);
             }
-            Request::ConsumersChanged(_)
+            Request::LockQueues(_)
+            | Request::UnlockQueues(_)
+            | Request::ChangeBrokerConfig(_)
+            | Request::PutKv(_)
+            | Request::GetKv(_)
+            | Request::DeleteKv(_)
+            | Request::ListKv(_)
+            | Request::WipeWrite(_)
+            | Request::AddWrite(_)
+            | Request::ClusterTopics(_)
+            | Request::SystemTopics
+            | Request::ChangeNameServerConfig(_)
+            | Request::NameServerConfig
+            | Request::BrokerMembers(_)
+            | Request::BrokerHeartbeat(_)
+            | Request::ConsumersChanged(_)
             | Request::DeleteTopicRoute(_)
             | Request::RegisterBroker(_)
             | Request::UnregisterBroker(_)

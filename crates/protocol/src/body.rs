@@ -210,6 +210,27 @@ pub struct CheckClientConfig {
     pub subscription_data: Subscription,
 }
 
+/// LOCK_BATCH_MQ 41 and UNLOCK_BATCH_MQ 42. Source: RocketMQ `LockBatchRequestBody`, `UnlockBatchRequestBody`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the names are RocketMQ's")]
+pub struct QueueLocks {
+    pub client_id: String,
+    pub consumer_group: String,
+    pub mq_set: Vec<QueueName>,
+    pub only_this_broker: bool,
+}
+
+/// A queue as bodies name it: not checked yet. Source: RocketMQ `MessageQueue`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the names are RocketMQ's")]
+pub struct QueueName {
+    pub broker_name: String,
+    pub queue_id: i32,
+    pub topic: String,
+}
+
 /// Body of REGISTER_BROKER 103. Source: RocketMQ `RegisterBrokerBody`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -2,6 +2,7 @@
 
 mod admin;
 mod group;
+mod kv;
 mod offset;
 mod pull;
 mod route;
@@ -9,16 +10,17 @@ mod send;
 
 pub use admin::{CreateTopic, DeleteGroup, DeleteTopic, GroupStats, TopicStats};
 pub use group::{ConsumerList, ConsumersChanged, Unregister};
+pub use kv::{KvEntry, KvName, KvNamespace};
 pub use offset::{EarliestTime, MaxOffset, MinOffset, QueryOffset, SearchOffset, UpdateOffset, ViewMessage};
 pub use pull::{Pull, PullFlags};
 pub use route::{
-    QueryDataVersion, QueryDataVersionHeader, RegisterBroker, RegisterBrokerHeader, RouteInfo, UnregisterBroker,
+    BrokerHeartbeat, BrokerMembers, ClusterTopics, OneBroker, QueryDataVersion, QueryDataVersionHeader, RegisterBroker, RegisterBrokerHeader, RouteInfo, UnregisterBroker,
 };
 pub use send::{Send, SendHeader, SendVia};
 
-use crate::body::{CheckClientConfig, Heartbeat, SubscriptionGroup};
+use crate::body::{CheckClientConfig, Heartbeat, QueueLocks, SubscriptionGroup};
 use crate::frame::Frame;
-use crate::header::{FieldSink, HeaderError};
+use crate::header::{FieldSink, HeaderError, Str};
 use crate::json;
 use crate::{Response, ResponseCode};
 use serde::Serialize;
@@ -29,7 +31,7 @@ use serde::de::DeserializeOwned;
 pub enum Request<'b> {
     /// SEND_MESSAGE 10, SEND_MESSAGE_V2 310, SEND_BATCH_MESSAGE 320.
     Send(Send<'b>),
-    /// PULL_MESSAGE 11.
+    /// PULL_MESSAGE 11, LITE_PULL_MESSAGE 361 (told apart by [`PullFlags::lite`]).
     Pull(Pull<'b>),
     /// QUERY_CONSUMER_OFFSET 14.
     QueryOffset(QueryOffset<'b>),
@@ -55,6 +57,10 @@ pub enum Request<'b> {
     ConsumerList(ConsumerList<'b>),
     /// NOTIFY_CONSUMER_IDS_CHANGED 40, broker to client.
     ConsumersChanged(ConsumersChanged<'b>),
+    /// LOCK_BATCH_MQ 41.
+    LockQueues(Box<QueueLocks>),
+    /// UNLOCK_BATCH_MQ 42.
+    UnlockQueues(Box<QueueLocks>),
     /// UPDATE_AND_CREATE_TOPIC 17.
     CreateTopic(CreateTopic<'b>),
     /// DELETE_TOPIC_IN_BROKER 215.
@@ -73,6 +79,8 @@ pub enum Request<'b> {
     TopicStats(TopicStats<'b>),
     /// GET_CONSUME_STATS 208.
     GroupStats(GroupStats<'b>),
+    /// UPDATE_BROKER_CONFIG 25: the text of a properties file.
+    ChangeBrokerConfig(Str<'b>),
     /// GET_BROKER_CONFIG 26.
     BrokerConfig,
     /// GET_BROKER_RUNTIME_INFO 28.
@@ -89,6 +97,30 @@ pub enum Request<'b> {
     TopicList,
     /// QUERY_DATA_VERSION 322.
     QueryDataVersion(QueryDataVersion<'b>),
+    /// PUT_KV_CONFIG 100.
+    PutKv(KvEntry<'b>),
+    /// GET_KV_CONFIG 101.
+    GetKv(KvName<'b>),
+    /// DELETE_KV_CONFIG 102.
+    DeleteKv(KvName<'b>),
+    /// GET_KVLIST_BY_NAMESPACE 219.
+    ListKv(KvNamespace<'b>),
+    /// WIPE_WRITE_PERM_OF_BROKER 205.
+    WipeWrite(OneBroker<'b>),
+    /// ADD_WRITE_PERM_OF_BROKER 327.
+    AddWrite(OneBroker<'b>),
+    /// GET_TOPICS_BY_CLUSTER 224.
+    ClusterTopics(ClusterTopics<'b>),
+    /// GET_SYSTEM_TOPIC_LIST_FROM_NS 304.
+    SystemTopics,
+    /// UPDATE_NAMESRV_CONFIG 318: the text of a properties file.
+    ChangeNameServerConfig(Str<'b>),
+    /// GET_NAMESRV_CONFIG 319.
+    NameServerConfig,
+    /// GET_BROKER_MEMBER_GROUP 901.
+    BrokerMembers(BrokerMembers<'b>),
+    /// BROKER_HEARTBEAT 904.
+    BrokerHeartbeat(BrokerHeartbeat<'b>),
     /// A code that we do not serve; answered with REQUEST_CODE_NOT_SUPPORTED.
     Unsupported {
         /// The code.
@@ -113,6 +145,7 @@ mod code {
     pub(super) const UPDATE_OFFSET: i32 = 15;
     pub(super) const CREATE_TOPIC: i32 = 17;
     pub(super) const ALL_TOPICS: i32 = 21;
+    pub(super) const CHANGE_BROKER_CONFIG: i32 = 25;
     pub(super) const BROKER_CONFIG: i32 = 26;
     pub(super) const RUNTIME_INFO: i32 = 28;
     pub(super) const SEARCH_OFFSET: i32 = 29;
@@ -124,7 +157,12 @@ mod code {
     pub(super) const UNREGISTER: i32 = 35;
     pub(super) const CONSUMER_LIST: i32 = 38;
     pub(super) const CONSUMERS_CHANGED: i32 = 40;
+    pub(super) const LOCK_QUEUES: i32 = 41;
+    pub(super) const UNLOCK_QUEUES: i32 = 42;
     pub(super) const CHECK_CLIENT_CONFIG: i32 = 46;
+    pub(super) const PUT_KV: i32 = 100;
+    pub(super) const GET_KV: i32 = 101;
+    pub(super) const DELETE_KV: i32 = 102;
     pub(super) const REGISTER_BROKER: i32 = 103;
     pub(super) const UNREGISTER_BROKER: i32 = 104;
     pub(super) const ROUTE_INFO: i32 = 105;
@@ -132,14 +170,24 @@ mod code {
     pub(super) const CREATE_GROUP: i32 = 200;
     pub(super) const ALL_GROUPS: i32 = 201;
     pub(super) const TOPIC_STATS: i32 = 202;
+    pub(super) const WIPE_WRITE: i32 = 205;
     pub(super) const TOPIC_LIST: i32 = 206;
     pub(super) const DELETE_GROUP: i32 = 207;
     pub(super) const GROUP_STATS: i32 = 208;
     pub(super) const DELETE_TOPIC: i32 = 215;
     pub(super) const DELETE_TOPIC_ROUTE: i32 = 216;
+    pub(super) const LIST_KV: i32 = 219;
+    pub(super) const CLUSTER_TOPICS: i32 = 224;
+    pub(super) const SYSTEM_TOPICS: i32 = 304;
     pub(super) const SEND_V2: i32 = 310;
+    pub(super) const CHANGE_NAME_SERVER_CONFIG: i32 = 318;
+    pub(super) const NAME_SERVER_CONFIG: i32 = 319;
     pub(super) const SEND_BATCH: i32 = 320;
     pub(super) const QUERY_DATA_VERSION: i32 = 322;
+    pub(super) const ADD_WRITE: i32 = 327;
+    pub(super) const LITE_PULL: i32 = 361;
+    pub(super) const BROKER_MEMBERS: i32 = 901;
+    pub(super) const BROKER_HEARTBEAT: i32 = 904;
 }
 
 impl<'b> Request<'b> {
@@ -151,6 +199,7 @@ impl<'b> Request<'b> {
             code::SEND_V2 => Self::Send(Send::read(SendVia::V2, fields, frame.body)?),
             code::SEND_BATCH => Self::Send(Send::read(SendVia::Batch, fields, frame.body)?),
             code::PULL => Self::Pull(Pull::read(fields)?),
+            code::LITE_PULL => Self::Pull(Pull::read(fields)?.lite()),
             code::QUERY_OFFSET => Self::QueryOffset(QueryOffset::read(fields)?),
             code::UPDATE_OFFSET => Self::UpdateOffset(UpdateOffset::read(fields)?),
             code::SEARCH_OFFSET => Self::SearchOffset(SearchOffset::read(fields)?),
@@ -163,6 +212,8 @@ impl<'b> Request<'b> {
             code::CHECK_CLIENT_CONFIG => Self::CheckClientConfig(body("CHECK_CLIENT_CONFIG", frame)?),
             code::CONSUMER_LIST => Self::ConsumerList(ConsumerList::read(fields)?),
             code::CONSUMERS_CHANGED => Self::ConsumersChanged(ConsumersChanged::read(fields)?),
+            code::LOCK_QUEUES => Self::LockQueues(body("LOCK_BATCH_MQ", frame)?),
+            code::UNLOCK_QUEUES => Self::UnlockQueues(body("UNLOCK_BATCH_MQ", frame)?),
             code::CREATE_TOPIC => Self::CreateTopic(CreateTopic::read(fields)?),
             code::DELETE_TOPIC => Self::DeleteTopic(DeleteTopic::read(fields)?),
             code::DELETE_TOPIC_ROUTE => Self::DeleteTopicRoute(DeleteTopic::read(fields)?),
@@ -172,6 +223,7 @@ impl<'b> Request<'b> {
             code::DELETE_GROUP => Self::DeleteGroup(DeleteGroup::read(fields)?),
             code::TOPIC_STATS => Self::TopicStats(TopicStats::read(fields)?),
             code::GROUP_STATS => Self::GroupStats(GroupStats::read(fields)?),
+            code::CHANGE_BROKER_CONFIG => Self::ChangeBrokerConfig(text("UPDATE_BROKER_CONFIG", frame)?),
             code::BROKER_CONFIG => Self::BrokerConfig,
             code::RUNTIME_INFO => Self::RuntimeInfo,
             code::REGISTER_BROKER => Self::RegisterBroker(RegisterBroker::read(frame)?),
@@ -183,6 +235,18 @@ impl<'b> Request<'b> {
                 header: QueryDataVersionHeader::read(fields)?,
                 version: (!frame.body.is_empty()).then(|| body("QUERY_DATA_VERSION", frame)).transpose()?.map(|v| *v),
             }),
+            code::PUT_KV => Self::PutKv(KvEntry::read(fields)?),
+            code::GET_KV => Self::GetKv(KvName::read(fields)?),
+            code::DELETE_KV => Self::DeleteKv(KvName::read(fields)?),
+            code::LIST_KV => Self::ListKv(KvNamespace::read(fields)?),
+            code::WIPE_WRITE => Self::WipeWrite(OneBroker::read(fields)?),
+            code::ADD_WRITE => Self::AddWrite(OneBroker::read(fields)?),
+            code::CLUSTER_TOPICS => Self::ClusterTopics(ClusterTopics::read(fields)?),
+            code::SYSTEM_TOPICS => Self::SystemTopics,
+            code::CHANGE_NAME_SERVER_CONFIG => Self::ChangeNameServerConfig(text("UPDATE_NAMESRV_CONFIG", frame)?),
+            code::NAME_SERVER_CONFIG => Self::NameServerConfig,
+            code::BROKER_MEMBERS => Self::BrokerMembers(BrokerMembers::read(fields)?),
+            code::BROKER_HEARTBEAT => Self::BrokerHeartbeat(BrokerHeartbeat::read(fields)?),
             code => Self::Unsupported { code },
         })
     }
@@ -195,6 +259,7 @@ impl<'b> Request<'b> {
                 SendVia::V2 => code::SEND_V2,
                 SendVia::Batch => code::SEND_BATCH,
             },
+            Self::Pull(pull) if PullFlags(pull.sys_flag).lite() => code::LITE_PULL,
             Self::Pull(_) => code::PULL,
             Self::QueryOffset(_) => code::QUERY_OFFSET,
             Self::UpdateOffset(_) => code::UPDATE_OFFSET,
@@ -225,6 +290,21 @@ impl<'b> Request<'b> {
             Self::ClusterInfo => code::CLUSTER_INFO,
             Self::TopicList => code::TOPIC_LIST,
             Self::QueryDataVersion(_) => code::QUERY_DATA_VERSION,
+            Self::LockQueues(_) => code::LOCK_QUEUES,
+            Self::UnlockQueues(_) => code::UNLOCK_QUEUES,
+            Self::ChangeBrokerConfig(_) => code::CHANGE_BROKER_CONFIG,
+            Self::PutKv(_) => code::PUT_KV,
+            Self::GetKv(_) => code::GET_KV,
+            Self::DeleteKv(_) => code::DELETE_KV,
+            Self::ListKv(_) => code::LIST_KV,
+            Self::WipeWrite(_) => code::WIPE_WRITE,
+            Self::AddWrite(_) => code::ADD_WRITE,
+            Self::ClusterTopics(_) => code::CLUSTER_TOPICS,
+            Self::SystemTopics => code::SYSTEM_TOPICS,
+            Self::ChangeNameServerConfig(_) => code::CHANGE_NAME_SERVER_CONFIG,
+            Self::NameServerConfig => code::NAME_SERVER_CONFIG,
+            Self::BrokerMembers(_) => code::BROKER_MEMBERS,
+            Self::BrokerHeartbeat(_) => code::BROKER_HEARTBEAT,
             Self::Unsupported { code } => *code,
         }
     }
@@ -257,7 +337,20 @@ impl<'b> Request<'b> {
             Self::UnregisterBroker(header) => header.write(sink),
             Self::RouteInfo(header) => header.write(sink),
             Self::QueryDataVersion(query) => query.header.write(sink),
+            Self::PutKv(header) => header.write(sink),
+            Self::GetKv(header) | Self::DeleteKv(header) => header.write(sink),
+            Self::ListKv(header) => header.write(sink),
+            Self::WipeWrite(header) | Self::AddWrite(header) => header.write(sink),
+            Self::ClusterTopics(header) => header.write(sink),
+            Self::BrokerMembers(header) => header.write(sink),
+            Self::BrokerHeartbeat(header) => header.write(sink),
             Self::Heartbeat(_)
+            | Self::LockQueues(_)
+            | Self::UnlockQueues(_)
+            | Self::ChangeBrokerConfig(_)
+            | Self::ChangeNameServerConfig(_)
+            | Self::NameServerConfig
+            | Self::SystemTopics
             | Self::CheckClientConfig(_)
             | Self::AllTopics
             | Self::CreateGroup(_)
@@ -277,6 +370,10 @@ impl<'b> Request<'b> {
             Self::Heartbeat(heartbeat) => write_json(out, heartbeat),
             Self::CheckClientConfig(config) => write_json(out, config),
             Self::CreateGroup(group) => write_json(out, group),
+            Self::LockQueues(locks) | Self::UnlockQueues(locks) => write_json(out, locks),
+            Self::ChangeBrokerConfig(text) | Self::ChangeNameServerConfig(text) => {
+                out.extend_from_slice(text.as_bytes());
+            }
             Self::RegisterBroker(register) => write_json(out, &register.body),
             Self::QueryDataVersion(query) => {
                 if let Some(version) = &query.version {
@@ -290,6 +387,10 @@ impl<'b> Request<'b> {
 
 fn body<T: DeserializeOwned>(what: &str, frame: &Frame<'_>) -> Result<Box<T>, Refusal> {
     json::parse(frame.body).map(Box::new).map_err(|error| unreadable(what, &error))
+}
+
+fn text<'b>(what: &str, frame: &Frame<'b>) -> Result<Str<'b>, Refusal> {
+    std::str::from_utf8(frame.body).map(Str::Borrowed).map_err(|error| unreadable(what, &error))
 }
 
 /// The refusal of a request whose body is not what it should be.

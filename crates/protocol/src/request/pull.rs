@@ -2,7 +2,7 @@ use crate::header;
 use crate::header::Str;
 
 header! {
-    /// PULL_MESSAGE 11. Source: RocketMQ `PullMessageRequestHeader`, `PullSysFlag`.
+    /// PULL_MESSAGE 11, LITE_PULL_MESSAGE 361. Source: RocketMQ `PullMessageRequestHeader`, `PullSysFlag`.
     pub struct Pull<'b> {
         /// Who pulls.
         pub group: Str<'b> = "consumerGroup",
@@ -31,6 +31,16 @@ header! {
     }
 }
 
+impl Pull<'_> {
+    /// As one that came under the code of a lite pull, whatever its flag says.
+    pub(super) fn lite(self) -> Self {
+        Self { sys_flag: self.sys_flag | LITE, ..self }
+    }
+}
+
+/// Bit of a pull that is sent with LITE_PULL_MESSAGE 361.
+const LITE: i32 = 0x10;
+
 /// Bits of [`Pull::sys_flag`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PullFlags(pub i32);
@@ -47,5 +57,9 @@ impl PullFlags {
     /// The filter in the header holds, not the one in the heartbeat.
     pub fn subscription(self) -> bool {
         self.0 & 4 != 0
+    }
+    /// From a consumer that polls by itself: LITE_PULL_MESSAGE 361.
+    pub fn lite(self) -> bool {
+        self.0 & LITE != 0
     }
 }

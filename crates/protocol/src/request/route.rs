@@ -100,3 +100,42 @@ pub struct QueryDataVersion<'b> {
     /// The version that the broker has; `None` when the body is empty.
     pub version: Option<DataVersion>,
 }
+
+header! {
+    /// WIPE_WRITE_PERM_OF_BROKER 205 and ADD_WRITE_PERM_OF_BROKER 327.
+    pub struct OneBroker<'b> {
+        /// The broker group's name.
+        pub broker_name: Str<'b> = "brokerName",
+    }
+}
+header! {
+    /// GET_TOPICS_BY_CLUSTER 224.
+    pub struct ClusterTopics<'b> {
+        /// The cluster.
+        pub cluster: Str<'b> = "cluster",
+    }
+}
+header! {
+    /// GET_BROKER_MEMBER_GROUP 901.
+    pub struct BrokerMembers<'b> {
+        /// The cluster.
+        pub cluster: Str<'b> = "clusterName",
+        /// The broker group's name.
+        pub broker_name: Str<'b> = "brokerName",
+    }
+}
+header! {
+    /// BROKER_HEARTBEAT 904. What only a controller reads is left out.
+    pub struct BrokerHeartbeat<'b> {
+        /// Its cluster.
+        pub cluster: Str<'b> = "clusterName",
+        /// Its address.
+        pub broker_addr: Str<'b> = "brokerAddr",
+        /// The broker group's name.
+        pub broker_name: Str<'b> = "brokerName",
+        /// 0 is the master; older brokers do not say it.
+        pub broker_id: Option<i64> = "brokerId",
+        /// Forget the broker after so long, milliseconds. (The spelling is RocketMQ's.)
+        pub timeout_ms: Option<i64> = "heartbeatTimeoutMills",
+    }
+}
