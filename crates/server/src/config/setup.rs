@@ -139,8 +139,8 @@ impl BrokerSetup {
             pull_messages: settings.number("maxTransferCountOnMessageInMemory"),
             pull_bytes: settings.number("maxTransferBytesOnMessageInMemory"),
             max_parked: 100_000,
-            max_topics: 100_000,
-            max_groups: 100_000,
+            max_topics: settings.number("maxTopics"),
+            max_groups: settings.number("maxGroups"),
             shown: settings.shown(),
         };
         let limits = limits(&settings, FRAME_MAX.max(max_message_bytes + BESIDE_BODY))?;
