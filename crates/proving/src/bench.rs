@@ -250,7 +250,9 @@ fn generate(options: &Options, server: &Server, words: &[&str]) -> Result<Run> {
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?} ended with {}: {said}{errors}", output.status);
-    let run: Run = serde_json::from_str(&said).with_context(|| format!("{command:?} said {said}{errors}"))?;
+    // An end-to-end run also says, in a second line, how long the acknowledgements took.
+    let first = said.lines().next().unwrap_or_default();
+    let run: Run = serde_json::from_str(first).with_context(|| format!("{command:?} said {said}{errors}"))?;
     ensure!(run.err == 0 && run.n > 0, "{command:?}: {} answers were not success: {said}", run.err);
     Ok(run)
 }
