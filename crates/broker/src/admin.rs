@@ -345,7 +345,7 @@ pub(crate) fn broker_config<D: Disk>(from: Caller, cx: &mut Cx<D>) {
 
 /// GET_BROKER_RUNTIME_INFO 28: the keys that tools read, and what we count. Numbers that we do not have are not made up:
 /// they are 0 where a tool insists on a key, else absent.
-pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, cx: &mut Cx<D>) {
+pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, locks: usize, cx: &mut Cx<D>) {
     let (state, counts) = (cx.store.state(), cx.counters.counts);
     let rates = |of: fn(&crate::counters::Counts) -> u64| cx.counters.rates(cx.now.mono, of);
     let found = rates(|counts| counts.pulls_found);
@@ -407,6 +407,8 @@ pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, c
         ("keepmqUnknownOutcomes", counts.unknown.to_string()),
         ("keepmqOffsetsLowered", counts.offsets_lowered.to_string()),
         ("keepmqOffsetsIgnored", counts.offsets_ignored.to_string()),
+        ("keepmqQueueLocks", locks.to_string()),
+        ("keepmqLocksTooEarly", counts.locks_early.to_string()),
         ("keepmqLargestMessage", counts.largest.to_string()),
     ]);
     if let Some(free) = cx.counters.free {

@@ -23,6 +23,8 @@ pub(crate) struct Counts {
     pub(crate) offsets_lowered: u64,
     /// Offset commits that were ignored because they name what does not exist.
     pub(crate) offsets_ignored: u64,
+    /// Requests for locks that came too early after the start.
+    pub(crate) locks_early: u64,
     /// Largest message body seen, in bytes.
     pub(crate) largest: u64,
 }

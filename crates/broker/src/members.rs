@@ -19,7 +19,7 @@ const MAX_PER_CLIENT: usize = 1_000;
 /// Longest subscription expression, in bytes.
 pub(crate) const MAX_EXPRESSION: usize = 32_768;
 /// Longest client id, in bytes.
-const MAX_CLIENT_ID: usize = 512;
+pub(crate) const MAX_CLIENT_ID: usize = 512;
 /// How often silent clients are looked for.
 const SCAN: Duration = Duration::from_secs(10);
 
