@@ -60,22 +60,29 @@ impl Locks {
     /// LOCK_BATCH_MQ 41: the answer names the queues that now belong to the client. One that has them already keeps them
     /// for another 60 s.
     pub(crate) fn lock<D: Disk>(&mut self, from: Caller, request: &QueueLocks, cx: &mut Cx<D>) {
-        let granted = match check(request).and_then(|()| groups::ensure(&request.consumer_group, cx)) {
+        let (granted, why_not) = match check(request).and_then(|()| groups::ensure(&request.consumer_group, cx)) {
             Ok(()) => self.grant(request, cx),
             Err(refusal) => return cx.reply(from, *refusal),
         };
         let body = json!({ "lockOKMQSet": granted }).to_string();
         // The group may be as new as its lock: a restart that knows the lock's group knows to be careful with it.
-        cx.reply_from_tables(from, Response::ok().with_body(body));
+        let response = Response { remark: why_not.map(Into::into), ..Response::ok().with_body(body) };
+        cx.reply_from_tables(from, response);
     }
 
-    fn grant<'r, D: Disk>(&mut self, request: &'r QueueLocks, cx: &mut Cx<D>) -> Vec<&'r QueueName> {
+    /// The queues that are the client's now, and why others are not, when that is no matter of owners.
+    fn grant<'r, D: Disk>(&mut self, request: &'r QueueLocks, cx: &mut Cx<D>) -> (Vec<&'r QueueName>, Option<String>) {
         let now = cx.now.mono;
         self.sweep(SWEEP + 2 * request.mq_set.len(), now);
         if now < self.settled_at {
             if self.old_groups.contains(request.consumer_group.as_str()) {
                 cx.counters.counts.locks_early += 1;
-                return Vec::new();
+                let (group, wait) = (&request.consumer_group, self.settled_at.since(now).as_millis());
+                let why = format!(
+                    "group {group} gets no locks for another {wait} ms: clients may believe in those of the time before this \
+                     broker's start"
+                );
+                return (Vec::new(), Some(why));
             }
         } else {
             self.old_groups = BTreeSet::new();
@@ -89,7 +96,9 @@ impl Locks {
                 granted.push(queue);
             }
         }
-        granted
+        let full = self.held.len() >= self.max && granted.len() < request.mq_set.len();
+        let why = || format!("this broker has its limit of {} queue locks: unlock those that are not needed", self.max);
+        (granted, full.then(why))
     }
 
     /// True: the lock is the owner's.
@@ -250,6 +259,8 @@ mod tests {
         let mut next = World::over(world.disk.copy(), config());
         assert_eq!(lock(&mut next, B, locks("b", "G", &[("T", 0)])), "", "a may still consume it");
         assert_eq!(lock(&mut next, A, locks("a", "G", &[("T", 0)])), "", "nor does anybody know that it was a's");
+        let told = next.ask(B, Request::LockQueues(locks("b", "G", &[("T", 0)]))).remark.expect("and says why");
+        assert!(told.contains("for another 35000 ms"), "{told}");
         assert_eq!(lock(&mut next, B, locks("b", "new", &[("T", 0)])), "T/0");
         next.pass(STALE - Duration::from_millis(1));
         assert_eq!(lock(&mut next, B, locks("b", "G", &[("T", 0)])), "");
