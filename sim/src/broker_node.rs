@@ -115,6 +115,7 @@ impl BrokerNode {
             flush_timeout: Duration::from_millis(scenario.flush_timeout_ms),
             register_every: Duration::from_millis(scenario.register_every_ms),
             long_polling: true,
+            lite_pull: true,
             client_timeout: Duration::from_secs(120),
             pull_messages: 32,
             pull_bytes: 256 * 1024,

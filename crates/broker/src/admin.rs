@@ -308,7 +308,7 @@ pub(crate) fn group_stats<D: Disk>(from: Caller, request: &GroupStats<'_>, membe
         Some(topic) if !topic.is_empty() => vec![topic],
         _ => cx.tables.offsets.topics(group).collect(),
     };
-    let subscribed = |topic: &&str| online.is_none_or(|online| online.want(topic).is_some());
+    let subscribed = |topic: &&str| online.is_none_or(|online| online.wants(topic));
     let stats = topics.into_iter().filter(subscribed).flat_map(|topic| {
         let queues = cx.tables.topics.get(topic).map_or(0, |config| config.read_queue_nums);
         let cx = &*cx;
@@ -345,7 +345,7 @@ pub(crate) fn broker_config<D: Disk>(from: Caller, cx: &mut Cx<D>) {
 
 /// GET_BROKER_RUNTIME_INFO 28: the keys that tools read, and what we count. Numbers that we do not have are not made up:
 /// they are 0 where a tool insists on a key, else absent.
-pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, cx: &mut Cx<D>) {
+pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, locks: usize, cx: &mut Cx<D>) {
     let (state, counts) = (cx.store.state(), cx.counters.counts);
     let rates = |of: fn(&crate::counters::Counts) -> u64| cx.counters.rates(cx.now.mono, of);
     let found = rates(|counts| counts.pulls_found);
@@ -404,9 +404,18 @@ pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, c
         ("keepmqFlushedRecords", state.flushed_records.to_string()),
         ("keepmqParkedPulls", parked.to_string()),
         ("keepmqPullsParkedTotal", counts.pulls_parked.to_string()),
+        ("keepmqPullsNotParked", counts.pulls_not_parked.to_string()),
+        ("keepmqSendsRefusedStalled", counts.busy_stalled.to_string()),
+        ("keepmqSendsRefusedWaiting", counts.busy_waiting.to_string()),
+        ("keepmqAppendsRefusedBuffers", counts.busy_buffers.to_string()),
+        ("keepmqAppendsRefusedSegment", counts.busy_segment.to_string()),
+        ("keepmqAppendsRefusedDiskFull", counts.disk_full.to_string()),
         ("keepmqUnknownOutcomes", counts.unknown.to_string()),
         ("keepmqOffsetsLowered", counts.offsets_lowered.to_string()),
         ("keepmqOffsetsIgnored", counts.offsets_ignored.to_string()),
+        ("keepmqSubscriptionsDiffer", counts.subscriptions_differ.to_string()),
+        ("keepmqQueueLocks", locks.to_string()),
+        ("keepmqLocksTooEarly", counts.locks_early.to_string()),
         ("keepmqLargestMessage", counts.largest.to_string()),
     ]);
     if let Some(free) = cx.counters.free {

@@ -1,6 +1,7 @@
 use crate::admin;
 use crate::config::{BrokerConfig, OpenBrokerError};
 use crate::cx::Cx;
+use crate::locks::Locks;
 use crate::members::Members;
 use crate::offsets::Commits;
 use crate::pull::Pulling;
@@ -29,6 +30,7 @@ pub struct Broker<D: Disk> {
     sending: Sending,
     pulling: Pulling,
     commits: Commits,
+    locks: Locks,
     registration: Registration,
     exports: Exports,
     /// When `settle` ran last.
@@ -66,14 +68,18 @@ impl<D: Disk> Broker<D> {
         let mut chance = Chance::new(seed);
         let keyed = Keyed::new(chance.word());
         let mut tables = Tables::open(&recovered.tables, &config, keyed, now.wall).map_err(OpenBrokerError::Tables)?;
+        let created = recovered.created;
         drop(recovered);
         tables.replay(store.replay()?, now.wall).map_err(OpenBrokerError::Tables)?;
+        // In a store that did not exist nobody can have locked anything.
+        let old_groups = (!created).then(|| tables.groups.all().into_keys());
         Ok(Self {
             life: Life::Serving,
             members: Members::new(keyed, config.client_timeout, now.mono),
             sending: Sending::new(&config, chance.fork()),
             pulling: Pulling::new(config.max_parked),
             commits: Commits::new(),
+            locks: Locks::new(old_groups.into_iter().flatten(), now.mono),
             registration: Registration::new(&config, now.mono),
             exports: Exports::new(now),
             settled_at: None,
@@ -136,6 +142,8 @@ impl<D: Disk> Broker<D> {
                 let list = self.members.list(request);
                 cx.reply(from, list);
             }
+            Request::LockQueues(request) => self.locks.lock(from, request, cx),
+            Request::UnlockQueues(request) => self.locks.unlock(from, request, cx),
             Request::CheckClientConfig(request) => cx.reply(from, Members::check(request)),
             Request::SearchOffset(search) => admin::search_offset(from, search, cx),
             Request::MaxOffset(request) => admin::max_offset(from, request, cx),
@@ -156,11 +164,9 @@ impl<D: Disk> Broker<D> {
             Request::GroupStats(request) => admin::group_stats(from, request, &self.members, cx),
             Request::BrokerConfig => admin::broker_config(from, cx),
             Request::RuntimeInfo => {
-                admin::runtime_info(from, self.life == Life::Serving, self.pulling.parked(), cx);
+                admin::runtime_info(from, self.life == Life::Serving, self.pulling.parked(), self.locks.len(), cx);
             }
-            Request::LockQueues(_)
-            | Request::UnlockQueues(_)
-            | Request::ChangeBrokerConfig(_)
+            Request::ChangeBrokerConfig(_)
             | Request::PutKv(_)
             | Request::GetKv(_)
             | Request::DeleteKv(_)

@@ -30,6 +30,8 @@ pub struct BrokerConfig {
     pub register_every: Duration,
     /// `longPollingEnable`.
     pub long_polling: bool,
+    /// `litePullMessageEnable`.
+    pub lite_pull: bool,
     /// A silent client is forgotten after so long (RocketMQ: 120 s).
     pub client_timeout: Duration,
     /// Most messages of one pull (`maxTransferCountOnMessageInMemory`).

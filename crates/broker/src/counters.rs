@@ -1,3 +1,4 @@
+use keepmq_store::AppendError;
 use keepmq_world::{Mono, Now, Timestamp};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,20 +12,46 @@ pub(crate) struct Counts {
     pub(crate) bytes_in: u64,
     /// Sends that were refused.
     pub(crate) sends_refused: u64,
+    /// Of these, because the disk had not got on for too long, and because too many waited for it.
+    pub(crate) busy_stalled: u64,
+    pub(crate) busy_waiting: u64,
+    /// Messages and changes that could not be appended: the buffers were full, the next segment was not there yet, the disk
+    /// was full.
+    pub(crate) busy_buffers: u64,
+    pub(crate) busy_segment: u64,
+    pub(crate) disk_full: u64,
     /// Sends and changes whose outcome was answered as unknown.
     pub(crate) unknown: u64,
     /// Pulls that found something.
     pub(crate) pulls_found: u64,
     /// Pulls that found nothing.
     pub(crate) pulls_missed: u64,
+    /// Pulls that were not held because too many were.
+    pub(crate) pulls_not_parked: u64,
     /// Pulls that were held.
     pub(crate) pulls_parked: u64,
     /// Committed offsets that were lower than the one before.
     pub(crate) offsets_lowered: u64,
     /// Offset commits that were ignored because they name what does not exist.
     pub(crate) offsets_ignored: u64,
+    /// Heartbeats that subscribe otherwise than another member of the same group did last.
+    pub(crate) subscriptions_differ: u64,
+    /// Requests for locks that came too early after the start.
+    pub(crate) locks_early: u64,
     /// Largest message body seen, in bytes.
     pub(crate) largest: u64,
+}
+
+impl Counts {
+    /// Something could not be appended.
+    pub(crate) fn not_appended(&mut self, error: &AppendError) {
+        match error {
+            AppendError::Busy { .. } => self.busy_buffers += 1,
+            AppendError::Reserving => self.busy_segment += 1,
+            AppendError::Full(_) => self.disk_full += 1,
+            AppendError::TooLarge { .. } | AppendError::Properties { .. } | AppendError::Stopped(_) => {}
+        }
+    }
 }
 
 /// Counts, and how fast they grow.

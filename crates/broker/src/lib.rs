@@ -28,6 +28,7 @@ mod offsets;
 mod tables;
 mod topics;
 
+mod locks;
 mod members;
 mod parked;
 mod pull;

@@ -22,9 +22,29 @@ pub(crate) enum Stake {
 pub(crate) struct Pending {
     waiting: VecDeque<Waiting>,
     timeout: Duration,
-    /// Bytes of answers to those who only look. (How many can wait for what they wrote, the store's buffers say.)
+    /// How many wait for what they wrote. (How many bytes that may be, the store's buffers say.)
+    wrote: usize,
+    /// Bytes of answers to those who only look.
     looked: usize,
 }
+
+/// Why no more messages are accepted for now. Nothing has been appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Busy {
+    /// The disk does not get on: what is accepted now might not be kept in time.
+    #[error(
+        "the oldest answer has waited {waited} ms for the disk; the limit is {max} ms (a fifth of syncFlushTimeout)"
+    )]
+    Stalled { waited: u128, max: u128 },
+    #[error("{waiting} answers wait for the disk; the limit is {WROTE_MAX}")]
+    Many { waiting: usize },
+}
+
+/// Most who wait for what they wrote.
+const WROTE_MAX: usize = 100_000;
+/// This part of the timeout is how long the oldest may have waited when another send is accepted. The flush under way and
+/// the next one, which carries what is accepted now, then both have time.
+const STALLED: u32 = 5;
 
 /// Most bytes of answers held for those who only look.
 const LOOKED_MAX: usize = 64 << 20;
@@ -32,18 +52,27 @@ const LOOKED_MAX: usize = 64 << 20;
 struct Waiting {
     to: Caller,
     end: LogOffset,
-    due: Mono,
+    since: Mono,
     stake: Stake,
     response: Response,
 }
 
 impl Pending {
     pub(crate) fn new(timeout: Duration) -> Self {
-        Self { waiting: VecDeque::new(), timeout, looked: 0 }
+        Self { waiting: VecDeque::new(), timeout, wrote: 0, looked: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Why nobody else may send for now.
+    pub(crate) fn busy(&self, now: Mono) -> Option<Busy> {
+        let (waited, max) = (now.since(self.waiting.front()?.since), self.timeout / STALLED);
+        if waited >= max {
+            return Some(Busy::Stalled { waited: waited.as_millis(), max: max.as_millis() });
+        }
+        (self.wrote >= WROTE_MAX).then_some(Busy::Many { waiting: self.wrote })
     }
 
     /// Whether nobody else may look for now.
@@ -53,9 +82,9 @@ impl Pending {
 
     /// Holds a reply until the log is kept up to `end`.
     pub(crate) fn hold(&mut self, to: Caller, end: LogOffset, stake: Stake, response: Response, now: Mono) {
-        let (last_end, last_due) = self.waiting.back().map_or_else(Default::default, |last| (last.end, last.due));
-        let due = (now + self.timeout).max(last_due);
-        let waiting = Waiting { to, end: end.max(last_end), due, stake, response };
+        let (last_end, last_since) = self.waiting.back().map_or_else(Default::default, |last| (last.end, last.since));
+        let waiting = Waiting { to, end: end.max(last_end), since: now.max(last_since), stake, response };
+        self.wrote += waiting.wrote();
         self.looked += waiting.looked();
         self.waiting.push_back(waiting);
     }
@@ -66,6 +95,7 @@ impl Pending {
             self.swap_two(commit);
         }
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.end <= commit) {
+            self.wrote -= waiting.wrote();
             self.looked -= waiting.looked();
             effects.push_back(Effect::Reply { to: waiting.to, response: waiting.response });
         }
@@ -81,7 +111,8 @@ impl Pending {
     /// Gives up on those whose time has come. This is the one answer they get; what was appended stays appended.
     pub(crate) fn on_time<W>(&mut self, now: Mono, effects: &mut VecDeque<Effect<W>>) -> u64 {
         let mut given_up = 0;
-        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.due <= now) {
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.since + self.timeout <= now) {
+            self.wrote -= waiting.wrote();
             self.looked -= waiting.looked();
             let text = format!("not on disk within {} ms (syncFlushTimeout)", self.timeout.as_millis());
             effects.push_back(waiting.unknown(&text));
@@ -92,16 +123,20 @@ impl Pending {
 
     /// Answers everybody, because nothing more will be kept.
     pub(crate) fn fail<W>(&mut self, why: &str, effects: &mut VecDeque<Effect<W>>) {
-        self.looked = 0;
+        (self.wrote, self.looked) = (0, 0);
         effects.extend(self.waiting.drain(..).map(|waiting| waiting.unknown(why)));
     }
 
     pub(crate) fn deadline(&self) -> Option<Mono> {
-        self.waiting.front().map(|waiting| waiting.due)
+        self.waiting.front().map(|waiting| waiting.since + self.timeout)
     }
 }
 
 impl Waiting {
+    fn wrote(&self) -> usize {
+        usize::from(self.stake == Stake::Wrote)
+    }
+
     fn looked(&self) -> usize {
         match self.stake {
             Stake::Wrote => 0,
@@ -164,5 +199,22 @@ mod tests {
         pending.release(LogOffset(400), &mut effects);
         assert_eq!(codes(effects), [(4, 0)]);
         assert_eq!((pending.len(), pending.looked, pending.deadline()), (0, 0, None));
+    }
+
+    #[test]
+    fn nobody_may_send_behind_too_many_or_behind_one_that_waits_too_long() {
+        let mut pending = Pending::new(Duration::from_secs(5));
+        let at = |millis: u64| Mono(millis * 1_000_000);
+        assert_eq!(pending.busy(at(0)), None);
+        for end in 1..=WROTE_MAX as u64 {
+            assert_eq!(pending.busy(at(7)), None);
+            pending.hold(caller(Conn(1), 1), LogOffset(end), Stake::Wrote, Response::ok(), at(end.min(7)));
+        }
+        assert_eq!(pending.busy(at(8)), Some(Busy::Many { waiting: WROTE_MAX }));
+        assert_eq!(pending.busy(at(1001)), Some(Busy::Stalled { waited: 1000, max: 1000 }));
+        pending.release(LogOffset(1), &mut VecDeque::<Effect<()>>::new());
+        assert_eq!(pending.busy(at(1001)), None, "the oldest has waited 999 ms");
+        assert_eq!(pending.on_time(at(5007), &mut VecDeque::<Effect<()>>::new()), WROTE_MAX as u64 - 1);
+        assert_eq!((pending.busy(at(5007)), pending.wrote), (None, 0));
     }
 }

@@ -1,7 +1,7 @@
 use crate::config::BrokerConfig;
-use crate::cx::{Checked, Cx, not_appended, refuse};
+use crate::cx::{Checked, Cx, busy, not_appended, refuse};
 use crate::groups;
-use crate::pending::Stake;
+use crate::pending::{Busy, Stake};
 use crate::topics::{is_closed_to_clients, is_own};
 use keepmq_protocol::body::{TopicConfig, perm};
 use keepmq_protocol::frame::Caller;
@@ -68,6 +68,14 @@ impl Sending {
     }
 
     fn take<D: Disk>(&mut self, from: Caller, send: &Send<'_>, peer: SocketAddr, cx: &mut Cx<D>) -> Checked<()> {
+        if let Some(why) = cx.pending.busy(cx.now.mono) {
+            let counts = &mut cx.counters.counts;
+            match why {
+                Busy::Stalled { .. } => counts.busy_stalled += 1,
+                Busy::Many { .. } => counts.busy_waiting += 1,
+            }
+            return Err(busy(&why));
+        }
         check_body(send.body, cx.config.max_message_bytes)?;
         if send.header.batch {
             return self.take_batch(from, send, peer, cx);
@@ -97,7 +105,7 @@ impl Sending {
         let draft = draft(header, &target, send.body, properties, added, peer, cx.config.address);
         check_properties(&draft)?;
         make_topic(target.new.as_ref(), cx)?;
-        let appended = cx.store.append(&draft, cx.now).map_err(|error| not_appended(&error))?;
+        let appended = cx.store.append(&draft, cx.now).map_err(|error| refused(&error, cx))?;
         let counts = &mut cx.counters.counts;
         counts.messages_in += 1;
         counts.bytes_in += send.body.len() as u64;
@@ -130,7 +138,7 @@ impl Sending {
             drafts.push(draft);
         }
         make_topic(target.new.as_ref(), cx)?;
-        let appended = cx.store.append_batch(&drafts, cx.now).map_err(|error| not_appended(&error))?;
+        let appended = cx.store.append_batch(&drafts, cx.now).map_err(|error| refused(&error, cx))?;
         let counts = &mut cx.counters.counts;
         counts.messages_in += items.len() as u64;
         for item in &items {
@@ -243,6 +251,11 @@ impl Sending {
             cx.reply_after(from, last.end, Stake::Wrote, response);
         }
     }
+}
+
+fn refused<D: Disk>(error: &AppendError, cx: &mut Cx<D>) -> Box<Response> {
+    cx.counters.counts.not_appended(error);
+    not_appended(error)
 }
 
 fn illegal(why: &str) -> Box<Response> {

@@ -161,6 +161,7 @@ pub(crate) fn config() -> BrokerConfig {
         flush_timeout: Duration::from_secs(5),
         register_every: Duration::from_secs(30),
         long_polling: true,
+        lite_pull: true,
         client_timeout: Duration::from_secs(120),
         pull_messages: 32,
         pull_bytes: 256 * 1024,
@@ -181,7 +182,7 @@ impl World {
         let store = StoreConfig {
             cluster: config.cluster.clone(),
             broker: config.name.clone(),
-            segment_bytes: 1 << 20,
+            segment_bytes: 4 << 20,
             flush: Flush::Sync,
             flush_interval: Duration::from_millis(500),
             flush_bytes: 4 << 20,

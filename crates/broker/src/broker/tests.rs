@@ -347,6 +347,8 @@ fn members_are_listed_and_told_of_each_other() {
     world.ask(A, heartbeat("c1", "G", &[("T", "*", 2)]));
     assert!(pushes(&mut world).is_empty(), "nothing that matters to others has changed");
     world.ask(B, heartbeat("c2", "G", &[("T", "*", 1)]));
+    assert!(pushes(&mut world).is_empty(), "a second change in 100 ms is told when they are over");
+    world.pass(SECOND);
     assert_eq!(pushes(&mut world), [1, 2]);
     assert_eq!(json_of(&world.ask(A, list())), serde_json::json!({ "consumerIdList": ["c1", "c2"] }));
     assert_eq!(told(&world.ask(A, query("G", "%RETRY%G", 0))), "0 0 ", "the retry topic is there");
@@ -354,10 +356,11 @@ fn members_are_listed_and_told_of_each_other() {
     world.ask(B, Request::Unregister(leave));
     assert_eq!(pushes(&mut world), [1]);
     world.ask(B, heartbeat("c2", "G", &[("T", "*", 1)]));
+    world.pass(SECOND);
     pushes(&mut world);
     world.event(Event::Closed { conn: B });
     assert_eq!(pushes(&mut world), [1]);
-    world.pass(131 * SECOND);
+    world.pass(130 * SECOND);
     assert!(matches!(world.effects.as_slice(), [Effect::Close { conn: A }]), "{:?}", world.effects);
     assert_eq!(world.ask(A, list()).code, 1);
 }
@@ -589,3 +592,6 @@ fn operators_get_what_their_tools_read() {
     world.pass(6 * SECOND);
     assert!(world.disk.read("config/subscriptionGroup.json").unwrap().contains("\"G\""));
 }
+
+mod groups;
+mod overload;

@@ -135,6 +135,7 @@ impl BrokerSetup {
             flush_timeout: millis("syncFlushTimeout"),
             register_every: millis("registerNameServerPeriod"),
             long_polling: settings.flag("longPollingEnable"),
+            lite_pull: settings.flag("litePullMessageEnable"),
             client_timeout: millis("channelExpiredTimeout"),
             pull_messages: settings.number("maxTransferCountOnMessageInMemory"),
             pull_bytes: settings.number("maxTransferBytesOnMessageInMemory"),

@@ -130,6 +130,7 @@ fn every_honoured_key_has_an_effect() {
         ("autoCreateTopicEnable", "false"),
         ("autoCreateSubscriptionGroup", "false"),
         ("longPollingEnable", "false"),
+        ("litePullMessageEnable", "false"),
         ("regionId", "other"),
         ("registerNameServerPeriod", "20000"),
         ("metricsPromExporterPort", "5558"),
