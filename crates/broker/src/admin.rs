@@ -1,6 +1,7 @@
 //! Table look-ups and edits for operators and their tools; look-ups by offset and time for consumers.
 
 use crate::cx::{Checked, Cx, not_appended, refuse};
+use crate::histogram::Histogram;
 use crate::members::Members;
 use crate::pending::Stake;
 use crate::serve::{Answer, Serve};
@@ -351,11 +352,14 @@ pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, c
     let found = rates(|counts| counts.pulls_found);
     let average = counts.bytes_in as f64 / counts.messages_in.max(1) as f64;
     let behind = |mark: LogOffset| state.appended.0 - mark.0;
+    let used = |(free, total): (u64, u64)| total.saturating_sub(free) as f64 / total.max(1) as f64;
+    let ratio = cx.counters.free.zip(cx.config.disk_bytes).map(used);
+    // RocketMQ's answer when it does not know is -1, too.
+    let ratio = ratio.map_or_else(|| "-1.0".to_owned(), |used| format!("{used:.4}"));
+    let [today, yesterday] = cx.counters.mornings;
+    let (tally, flush_times) = (&cx.pending.tally, &cx.counters.flush_times);
+    let mean_micros = |times: &Histogram| times.sum().checked_div(times.count()).map_or(0, |mean| mean / 1000);
     let mut table: BTreeMap<&str, String> = [
-        "msgPutTotalYesterdayMorning",
-        "msgPutTotalTodayMorning",
-        "msgGetTotalYesterdayMorning",
-        "msgGetTotalTodayMorning",
         "pageCacheLockTimeMills",
         "timerReadBehind",
         "timerOffsetBehind",
@@ -377,6 +381,11 @@ pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, c
         ("brokerVersionDesc", VERSION_NAME.to_owned()),
         ("bootTimestamp", cx.counters.started.to_string()),
         ("runtime", runtime(cx.now.wall.0 - cx.counters.started.0)),
+        // Since the start: what was before is not counted.
+        ("msgPutTotalYesterdayMorning", yesterday.messages_in.to_string()),
+        ("msgPutTotalTodayMorning", today.messages_in.to_string()),
+        ("msgGetTotalYesterdayMorning", yesterday.pulls_found.to_string()),
+        ("msgGetTotalTodayMorning", today.pulls_found.to_string()),
         ("msgPutTotalTodayNow", counts.messages_in.to_string()),
         ("msgGetTotalTodayNow", counts.pulls_found.to_string()),
         ("putMessageTimesTotal", counts.messages_in.to_string()),
@@ -392,10 +401,10 @@ pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, c
         ("timerEnqueueTps", "0.0".to_owned()),
         ("timerDequeueTps", "0.0".to_owned()),
         ("sendThreadPoolQueueSize", cx.pending.len().to_string()),
-        // RocketMQ's answers when it does not know.
+        // RocketMQ's answer when it does not know.
         ("earliestMessageTimeStamp", "-1".to_owned()),
-        ("commitLogDiskRatio", "-1.0".to_owned()),
-        ("consumeQueueDiskRatio", "-1.0".to_owned()),
+        ("commitLogDiskRatio", ratio.clone()),
+        ("consumeQueueDiskRatio", ratio),
         ("commitLogMinOffset", state.min.to_string()),
         ("commitLogMaxOffset", state.commit.to_string()),
         ("dispatchBehindBytes", behind(state.commit).to_string()),
@@ -404,13 +413,22 @@ pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, c
         ("keepmqFlushedRecords", state.flushed_records.to_string()),
         ("keepmqParkedPulls", parked.to_string()),
         ("keepmqPullsParkedTotal", counts.pulls_parked.to_string()),
-        ("keepmqUnknownOutcomes", counts.unknown.to_string()),
+        ("keepmqSendsKept", tally.sends_kept.to_string()),
+        ("keepmqSendsRelaxed", counts.sends_relaxed.to_string()),
+        ("keepmqUnknownOutcomes", tally.unknown.to_string()),
+        ("keepmqMeanFlushMicros", mean_micros(flush_times).to_string()),
+        ("keepmqMeanCommitMicros", mean_micros(&tally.commit_times).to_string()),
+        ("keepmqBufferedBytes", behind(state.written).to_string()),
+        ("keepmqUnsyncedBytes", behind(state.synced).to_string()),
+        ("keepmqStoreStopped", state.stopped.to_string()),
+        ("keepmqDiskFull", state.full.to_string()),
         ("keepmqOffsetsLowered", counts.offsets_lowered.to_string()),
         ("keepmqOffsetsIgnored", counts.offsets_ignored.to_string()),
         ("keepmqLargestMessage", counts.largest.to_string()),
     ]);
     if let Some(free) = cx.counters.free {
-        table.insert("commitLogDirCapacity", format!("Total : unknown, Free : {free} B."));
+        let total = cx.config.disk_bytes.map_or_else(|| "unknown".to_owned(), |total| format!("{total} B"));
+        table.insert("commitLogDirCapacity", format!("Total : {total}, Free : {free} B."));
     }
     cx.reply(from, Response::ok().with_body(json!({ "table": table }).to_string()));
 }

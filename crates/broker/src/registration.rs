@@ -119,11 +119,7 @@ impl Registration {
             confirmed: false,
             farewell: None,
         };
-        Self {
-            servers: config.name_servers.iter().map(server).collect(),
-            every: config.register_every,
-            leaving: false,
-        }
+        Self { servers: config.name_servers.iter().map(server).collect(), every: config.register_every, leaving: false }
     }
 
     pub(crate) fn is_registered(&self) -> bool {
