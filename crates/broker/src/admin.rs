@@ -15,7 +15,7 @@ use keepmq_protocol::request::{
     ViewMessage,
 };
 use keepmq_protocol::response::ResponseHeader;
-use keepmq_protocol::{ConsumerGroup, LogOffset, Response, ResponseCode, Topic};
+use keepmq_protocol::{ConsumerGroup, LogOffset, QueueOffset, Response, ResponseCode, Topic};
 use keepmq_store::{Disk, MetaRecord, QueueView, ReadPlan};
 use keepmq_world::Timestamp;
 use serde::Serialize;
@@ -317,8 +317,13 @@ pub(crate) fn group_stats<D: Disk>(from: Caller, request: &GroupStats<'_>, membe
             let view = cx.store.queue(topic, queue_id);
             let max = view.map_or(0, |view| view.max.wire());
             let committed = cx.tables.offsets.get(group, topic, queue_id).unwrap_or(0);
-            // The time of the last message consumed is known without reading only when it is the last of all.
-            let last = view.filter(|_| committed == max).map_or(0, |view| view.last_stored.0);
+            // Of the last message consumed. Memory knows those of the queue's last few hundred messages; 0: not known.
+            let consumed = u64::try_from(committed - 1).ok().map(QueueOffset);
+            let last = match view {
+                Some(view) if committed == max => view.last_stored,
+                _ => consumed.and_then(|at| cx.store.stored_at(topic, queue_id, at)).unwrap_or_default(),
+            }
+            .0;
             let stats = json!({
                 "brokerOffset": max,
                 "consumerOffset": committed,

@@ -140,3 +140,90 @@ fn lags<D: Disk>(cx: &Cx<D>) -> (Vec<Lag>, usize) {
     }
     (lags, all.len() - groups)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::BrokerConfig;
+    use crate::counters::{SHOWN, Traffic};
+    use crate::testing::{A, B, World, config, message, pull};
+    use keepmq_protocol::Request;
+    use keepmq_protocol::request::{CreateTopic, GroupStats, UpdateOffset};
+    use std::time::Duration;
+
+    fn create(topic: &str) -> Request<'_> {
+        Request::CreateTopic(CreateTopic {
+            topic: topic.into(),
+            default_topic: None,
+            read_queues: 1,
+            write_queues: 1,
+            perm: 6,
+            filter_type: None,
+            sys_flag: None,
+            order: false,
+            attributes: None,
+        })
+    }
+
+    #[test]
+    fn sends_are_told_apart_by_what_was_answered() {
+        let mut world = World::new(BrokerConfig { allow_client_relax: true, ..config() });
+        world.ask(A, Request::Send(message("T", 0, "", b"12345")));
+        world.ask(A, Request::Send(message("T", 0, "WAIT\u{1}false\u{2}", b"123")));
+        world.ask(A, Request::Send(message("T", 0, "", b"")));
+        world.ask(A, Request::Send(message("TBW102_", 9, "", b"1")));
+        world.oneway(A, Request::Send(message("T", 0, "", b"1")));
+        world.hold = true;
+        let late = world.send(B, Request::Send(message("T", 0, "", b"1")));
+        world.pass(Duration::from_secs(6));
+        assert_eq!(world.answer(late).map(|answer| answer.code), Some(10));
+        world.flush();
+
+        let numbers = world.broker.numbers();
+        assert_eq!((numbers.sends_kept, numbers.counts.sends_relaxed, numbers.unknown), (1, 1, 1));
+        assert_eq!(numbers.refused.into_iter().collect::<Vec<_>>(), [(13, 1), (29, 1)]);
+        assert_eq!((numbers.sizes.count(), numbers.sizes.sum(), numbers.counts.largest), (4, 10, 5));
+        // The late flush took as long as it was held.
+        assert!(numbers.flush_times.sum() >= 6_000_000_000, "{:?}", numbers.flush_times);
+        let shown = numbers.topics.iter().find(|shown| shown.topic.as_str() == "T").expect("it is among the first");
+        assert_eq!((shown.system, shown.traffic), (false, Traffic { messages: 4, bytes: 10 }));
+    }
+
+    #[test]
+    fn a_topic_keeps_its_count_when_it_is_changed_and_lags_are_what_is_left() {
+        let mut world = World::new(config());
+        for queue_id in [0, 0, 1] {
+            world.ask(A, Request::Send(message("T", queue_id, "", b"1")));
+        }
+        world.ask(A, create("T"));
+        world.ask(A, Request::Pull(pull("T", 0, 0, "*")));
+        world.ask(
+            A,
+            Request::UpdateOffset(UpdateOffset { group: "G".into(), topic: "T".into(), queue_id: 0, offset: 1 }),
+        );
+        let numbers = world.broker.numbers();
+        let lags: Vec<_> = numbers.lags.iter().map(|lag| (&*lag.group, &*lag.topic, lag.messages)).collect();
+        assert_eq!(lags, [("G", "T", 2)]);
+        let stats = world.ask(A, Request::GroupStats(GroupStats { group: "G".into(), topic: None })).body.concat();
+        let stats = String::from_utf8(stats).expect("JSON is UTF-8");
+        let wanted = format!("\"consumerOffset\":1,\"lastTimestamp\":{}", world.now.wall);
+        assert!(stats.contains(&wanted), "the group is behind, and when it last consumed is known: {stats}");
+        let shown = numbers.topics.iter().find(|shown| shown.topic.as_str() == "T").expect("it is among the first");
+        assert_eq!(shown.traffic.messages, 3);
+    }
+
+    #[test]
+    fn what_is_copied_does_not_grow_with_the_broker() {
+        let mut world = World::new(BrokerConfig { max_topics: 2 * SHOWN, ..config() });
+        let system = world.broker.numbers().topic_count;
+        for nth in 0..SHOWN {
+            world.ask(A, create(&format!("T{nth}")));
+        }
+        for topic in ["T0", "T1", "T999", "T999"] {
+            world.ask(A, Request::Send(message(topic, 0, "", b"123")));
+        }
+        let numbers = world.broker.numbers();
+        assert_eq!((numbers.topic_count, numbers.topics.len()), (system + SHOWN, SHOWN));
+        assert_eq!(numbers.topics.iter().map(|shown| shown.traffic.messages).sum::<u64>(), 2);
+        assert_eq!((numbers.counts.others, numbers.counts.messages_in), (Traffic { messages: 2, bytes: 6 }, 4));
+    }
+}

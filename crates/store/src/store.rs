@@ -353,6 +353,11 @@ impl<D: Disk> Store<D> {
         self.queues.of(topic).iter().map(|(queue_id, ix)| (*queue_id, self.queues.view(*ix)))
     }
 
+    /// Store time of a message that others may see, when memory knows it.
+    pub fn stored_at(&self, topic: &str, queue_id: u32, offset: QueueOffset) -> Option<Timestamp> {
+        self.queues.find(topic, queue_id).and_then(|ix| self.queues.stored_at(ix, offset))
+    }
+
     /// What a pull from `from` gets: decided in memory, or a plan for the reader when older entries are needed.
     /// `from` must lie in `min..max` of the queue's view.
     pub fn select(

@@ -26,7 +26,7 @@ impl Broker {
         let child = keepmq(&["broker", "-c", &file(dir, &text), "--log", "warn"]).spawn().expect("the binary starts");
         let broker = Self { child, port, health };
         let began = Instant::now();
-        while !broker.get("/readyz").is_some_and(|(code, _)| code == 200) {
+        while broker.get("/readyz").is_none_or(|(code, _)| code != 200) {
             assert!(began.elapsed() < Duration::from_secs(20), "it does not become ready");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -58,19 +58,19 @@ fn ask(stream: &mut TcpStream, code: u32, fields: &[(&str, &str)], body: &[u8]) 
         "{{\"code\":{code},\"language\":\"JAVA\",\"version\":479,\"opaque\":1,\"flag\":0,\"extFields\":{{{}}}}}",
         fields.join(",")
     );
-    let length = |bytes: usize| u32::try_from(bytes).unwrap().to_be_bytes();
+    let length = |bytes: usize| u32::try_from(bytes).expect("small").to_be_bytes();
     let mut frame = length(4 + header.len() + body.len()).to_vec();
     frame.extend(length(header.len()));
     frame.extend(header.as_bytes());
     frame.extend(body);
-    stream.write_all(&frame).unwrap();
+    stream.write_all(&frame).expect("the broker reads");
 
     let mut word = [0; 4];
-    stream.read_exact(&mut word).unwrap();
+    stream.read_exact(&mut word).expect("an answer");
     let mut answer = vec![0; u32::from_be_bytes(word) as usize];
-    stream.read_exact(&mut answer).unwrap();
-    let header = u32::from_be_bytes(answer[..4].try_into().unwrap()) as usize & 0xFF_FFFF;
-    String::from_utf8(answer[4..4 + header].to_vec()).unwrap()
+    stream.read_exact(&mut answer).expect("all of it");
+    let header = u32::from_be_bytes(answer[..4].try_into().expect("four bytes")) as usize & 0xFF_FFFF;
+    String::from_utf8(answer[4..4 + header].to_vec()).expect("JSON is UTF-8")
 }
 
 fn send(stream: &mut TcpStream, body: &[u8]) -> String {
@@ -142,9 +142,9 @@ impl Scraped {
                 let allowed: &[_] = if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
                 assert!(allowed.contains(&suffix), "{line}");
                 if suffix == "_bucket" {
-                    let (label, bound) = labels.last().unwrap();
+                    let (label, bound) = labels.last().expect("a bucket has a bound");
                     assert_eq!(label, "le");
-                    buckets.push((bound.parse::<f64>().unwrap(), value));
+                    buckets.push((bound.parse::<f64>().expect("a bound is a number"), value));
                 }
                 let own: Vec<_> = labels.iter().skip(3).map(|(label, value)| format!("{label}={value}")).collect();
                 let series = [sample.to_owned()].into_iter().chain(own).collect::<Vec<_>>().join(" ");
@@ -152,7 +152,7 @@ impl Scraped {
             }
             if kind == "histogram" {
                 assert!(buckets.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{name}: {buckets:?}");
-                let last = buckets.last().unwrap();
+                let last = buckets.last().expect("a histogram has buckets");
                 assert_eq!(*last, (f64::INFINITY, scraped.samples[&format!("{name}_count")]), "{name}");
                 assert!(scraped.samples.contains_key(&format!("{name}_sum")), "{name}");
             }
@@ -247,8 +247,10 @@ fn the_numbers_agree_with_what_was_done_and_with_their_document() {
 /// Name, type and meaning of every row of the document's table.
 fn documented() -> BTreeSet<[String; 3]> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
-    let document = std::fs::read_to_string(path).unwrap();
-    let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
+    let document = std::fs::read_to_string(path).expect("the document is there");
+    // The first table; others have rows of their own kind.
+    let table = document.split("\n## ").next().expect("something stands there");
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
     let row = |row: &str| {
         let cells: Vec<_> = row.trim_end_matches('|').split(" | ").map(str::trim).collect();
         let [name, kind, unit, _labels, meaning] = cells[..] else { panic!("five cells: {row}") };

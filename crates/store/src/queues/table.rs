@@ -137,6 +137,10 @@ impl Queues {
         self.queue(ix).view()
     }
 
+    pub(crate) fn stored_at(&self, ix: QueueIx, offset: QueueOffset) -> Option<Timestamp> {
+        self.queue(ix).stored_at(offset.0)
+    }
+
     /// What a pull gets. `from` lies in `min..max` of the view.
     pub(crate) fn pick(&self, ix: QueueIx, from: QueueOffset, filter: &TagFilter, limits: Limits) -> Picked {
         self.queue(ix).pick(from, filter, limits, self.name_len(ix))
