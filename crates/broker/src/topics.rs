@@ -176,11 +176,6 @@ impl Topics {
         place < SHOWN
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.table.len()
-    }
-
     /// Those that have numbers of their own: name, whether it is a system topic, and what was sent to it since the start.
     pub(crate) fn shown(&self) -> impl Iterator<Item = (&Topic, bool, Traffic)> {
         self.table.iter().take(SHOWN).map(|(topic, entry)| (topic, self.is_system(topic.as_str()), entry.traffic))
