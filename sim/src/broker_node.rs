@@ -122,6 +122,7 @@ impl BrokerNode {
             max_parked: scenario.max_parked,
             max_topics: 1000,
             max_groups: 1000,
+            disk_bytes: None,
             shown: vec![("brokerName".to_owned(), name.to_owned())],
         };
         let mut new_id = [0; 16];

@@ -3,17 +3,19 @@ use crate::config::{BrokerConfig, OpenBrokerError};
 use crate::cx::Cx;
 use crate::locks::Locks;
 use crate::members::Members;
+use crate::numbers::Numbers;
 use crate::offsets::Commits;
 use crate::pull::Pulling;
 use crate::registration::{FAREWELL, Registration};
 use crate::send::Sending;
 use crate::serve::Task;
 use crate::tables::{Exports, Tables};
+use keepmq_protocol::body::perm;
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::request::PullFlags;
 use keepmq_protocol::seam::{Conn, Core, Effect, Event, Exit};
 use keepmq_protocol::{Request, Response, ResponseCode};
-use keepmq_store::{Disk, JobDone, JobError, Recovered, Store};
+use keepmq_store::{Disk, JobDone, JobError, Lane, Recovered, Store};
 use keepmq_world::{Chance, Keyed, Mono, Now};
 use std::net::SocketAddr;
 
@@ -92,6 +94,16 @@ impl<D: Disk> Broker<D> {
         &self.cx.store
     }
 
+    /// Its numbers as they are now.
+    pub fn numbers(&self) -> Numbers {
+        let perm = match self.life {
+            Life::Serving => perm::READ | perm::WRITE,
+            Life::Leaving { .. } => perm::READ,
+            Life::Closing | Life::Failed { .. } | Life::Over => 0,
+        };
+        Numbers::new(perm, self.pulling.parked(), &self.members, &self.cx)
+    }
+
     /// Whether a name server has confirmed the registration (or there is none to confirm it), for `/readyz`.
     pub fn is_registered(&self) -> bool {
         self.registration.is_registered()
@@ -125,6 +137,7 @@ impl<D: Disk> Broker<D> {
                 Life::Serving => self.sending.on_request(from, send, peer, cx),
                 life => {
                     let refusal = life.refusal();
+                    cx.counters.refused(refusal.code);
                     cx.reply(from, refusal);
                 }
             },
@@ -220,7 +233,6 @@ impl<D: Disk> Broker<D> {
             return;
         }
         let why = format!("the disk has failed: {error}");
-        self.cx.counters.counts.unknown += self.cx.pending.len() as u64;
         self.cx.pending.fail(&why, &mut self.cx.effects);
         self.pulling.fail(&why, &mut self.cx);
         self.cx.effects.extend(self.members.connections().map(|conn| Effect::Close { conn }));
@@ -244,12 +256,12 @@ impl<D: Disk> Broker<D> {
         let cx = &mut self.cx;
         self.settled_at = Some(cx.now.mono);
         if !matches!(self.life, Life::Failed { .. }) {
-            cx.pending.release(cx.store.commit(), &mut cx.effects);
+            cx.pending.release(cx.store.commit(), cx.now.mono, &mut cx.effects);
             for queue in cx.store.take_grown() {
                 self.pulling.on_grown(&queue, cx);
             }
         }
-        cx.counters.counts.unknown += cx.pending.on_time(cx.now.mono, &mut cx.effects);
+        cx.pending.on_time(cx.now.mono, &mut cx.effects);
         self.pulling.on_time(cx);
         self.members.on_time(cx);
         match &self.life {
@@ -304,7 +316,7 @@ impl<D: Disk> Core for Broker<D> {
             return;
         }
         self.cx.now = now;
-        self.cx.counters.on_event(now.mono);
+        self.cx.counters.on_event(now);
         match event {
             Event::Opened { conn, peer } => self.opened(conn, peer),
             Event::Closed { conn } => {
@@ -326,6 +338,7 @@ impl<D: Disk> Core for Broker<D> {
                 if let Err(error) = self.cx.store.finished(done, now) {
                     self.on_failure(&error);
                 }
+                self.cx.counters.job_ended(self.cx.store.state().flushes, now.mono);
             }
             Event::Space { free } => self.cx.counters.free = Some(free),
             Event::Tick => {}
@@ -343,7 +356,12 @@ impl<D: Disk> Core for Broker<D> {
         }
         // Only now, when the events of a turn have been handled, their records are sealed: together.
         self.save_if_wanted();
-        self.cx.store.next_job(self.cx.now).map(|job| Effect::Work(Task::Job(job)))
+        let cx = &mut self.cx;
+        let job = cx.store.next_job(cx.now)?;
+        if job.lane() == Lane::Flush {
+            cx.counters.flush_begins(cx.store.state().flushes, cx.now.mono);
+        }
+        Some(Effect::Work(Task::Job(job)))
     }
 
     fn deadline(&self) -> Option<Mono> {

@@ -44,6 +44,8 @@ pub struct BrokerConfig {
     pub max_topics: usize,
     /// Most groups.
     pub max_groups: usize,
+    /// Size of the store's disk, as far as known.
+    pub disk_bytes: Option<u64>,
     /// Every effective key with its value, for GET_BROKER_CONFIG.
     pub shown: Vec<(String, String)>,
 }

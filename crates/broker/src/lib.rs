@@ -37,6 +37,11 @@ mod send;
 
 mod admin;
 mod counters;
+mod histogram;
+mod numbers;
+pub use counters::{Counts, Traffic};
+pub use histogram::Histogram;
+pub use numbers::{Lag, Numbers, TopicNumbers};
 
 #[cfg(test)]
 mod testing;

@@ -160,6 +160,16 @@ impl Members {
         self.clients.keys().copied()
     }
 
+    /// How many are connected.
+    pub(crate) fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Groups somebody is in, with the number of their members.
+    pub(crate) fn sizes(&self) -> impl ExactSizeIterator<Item = (&str, usize)> {
+        self.groups.iter().map(|(group, online)| (&**group, online.members.len()))
+    }
+
     /// The group, when somebody is in it.
     pub(crate) fn online(&self, group: &str) -> Option<&Online> {
         self.groups.get(group)

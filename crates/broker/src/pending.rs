@@ -1,3 +1,5 @@
+use crate::counters::{LATENCIES, nanos};
+use crate::histogram::Histogram;
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::response::ResponseHeader;
 use keepmq_protocol::seam::Effect;
@@ -26,6 +28,17 @@ pub(crate) struct Pending {
     wrote: usize,
     /// Bytes of answers to those who only look.
     looked: usize,
+    pub(crate) tally: Tally,
+}
+
+/// What became of those who wait for what they wrote.
+pub(crate) struct Tally {
+    /// Sends answered with SEND_OK once they were kept.
+    pub(crate) sends_kept: u64,
+    /// Sends and changes whose outcome was answered as unknown.
+    pub(crate) unknown: u64,
+    /// Time from append to answer, of sends and changes that were kept.
+    pub(crate) commit_times: Histogram,
 }
 
 /// Why no more messages are accepted for now. Nothing has been appended.
@@ -59,7 +72,8 @@ struct Waiting {
 
 impl Pending {
     pub(crate) fn new(timeout: Duration) -> Self {
-        Self { waiting: VecDeque::new(), timeout, wrote: 0, looked: 0 }
+        let tally = Tally { sends_kept: 0, unknown: 0, commit_times: Histogram::new(LATENCIES) };
+        Self { waiting: VecDeque::new(), timeout, wrote: 0, looked: 0, tally }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -90,13 +104,17 @@ impl Pending {
     }
 
     /// Gives the replies that need not wait any longer.
-    pub(crate) fn release<W>(&mut self, commit: LogOffset, effects: &mut VecDeque<Effect<W>>) {
+    pub(crate) fn release<W>(&mut self, commit: LogOffset, now: Mono, effects: &mut VecDeque<Effect<W>>) {
         if keepmq_world::planted!("reply-to-wrong-request") {
             self.swap_two(commit);
         }
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.end <= commit) {
             self.wrote -= waiting.wrote();
             self.looked -= waiting.looked();
+            if waiting.stake == Stake::Wrote {
+                self.tally.commit_times.record(nanos(now.since(waiting.since)));
+                self.tally.sends_kept += u64::from(matches!(waiting.response.header, ResponseHeader::Send(_)));
+            }
             effects.push_back(Effect::Reply { to: waiting.to, response: waiting.response });
         }
     }
@@ -109,21 +127,20 @@ impl Pending {
     }
 
     /// Gives up on those whose time has come. This is the one answer they get; what was appended stays appended.
-    pub(crate) fn on_time<W>(&mut self, now: Mono, effects: &mut VecDeque<Effect<W>>) -> u64 {
-        let mut given_up = 0;
+    pub(crate) fn on_time<W>(&mut self, now: Mono, effects: &mut VecDeque<Effect<W>>) {
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.since + self.timeout <= now) {
             self.wrote -= waiting.wrote();
             self.looked -= waiting.looked();
             let text = format!("not on disk within {} ms (syncFlushTimeout)", self.timeout.as_millis());
+            self.tally.unknown += u64::from(waiting.stake == Stake::Wrote);
             effects.push_back(waiting.unknown(&text));
-            given_up += 1;
         }
-        given_up
     }
 
     /// Answers everybody, because nothing more will be kept.
     pub(crate) fn fail<W>(&mut self, why: &str, effects: &mut VecDeque<Effect<W>>) {
         (self.wrote, self.looked) = (0, 0);
+        self.tally.unknown += self.waiting.iter().filter(|waiting| waiting.stake == Stake::Wrote).count() as u64;
         effects.extend(self.waiting.drain(..).map(|waiting| waiting.unknown(why)));
     }
 
@@ -191,14 +208,17 @@ mod tests {
         hold(3, 150, Stake::Looked, 1);
         hold(4, 300, Stake::Wrote, 2);
         let mut effects = VecDeque::new();
-        pending.release(LogOffset(150), &mut effects);
+        pending.release(LogOffset(150), Mono(3 * SECOND), &mut effects);
         assert_eq!(codes(std::mem::take(&mut effects)), [(1, 0)]);
         assert_eq!(pending.deadline(), Some(Mono(6 * SECOND)));
-        assert_eq!(pending.on_time(Mono(6 * SECOND), &mut effects), 2);
+        pending.on_time(Mono(6 * SECOND), &mut effects);
         assert_eq!(codes(std::mem::take(&mut effects)), [(2, 10), (3, 2)]);
-        pending.release(LogOffset(400), &mut effects);
+        pending.release(LogOffset(400), Mono(9 * SECOND), &mut effects);
         assert_eq!(codes(effects), [(4, 0)]);
         assert_eq!((pending.len(), pending.looked, pending.deadline()), (0, 0, None));
+        let Tally { sends_kept, unknown, commit_times } = &pending.tally;
+        // The first waited for 3 s, the last for 7 s. None was a send.
+        assert_eq!((*sends_kept, *unknown, commit_times.count(), commit_times.sum()), (0, 1, 2, 10 * SECOND));
     }
 
     #[test]
@@ -212,9 +232,10 @@ mod tests {
         }
         assert_eq!(pending.busy(at(8)), Some(Busy::Many { waiting: WROTE_MAX }));
         assert_eq!(pending.busy(at(1001)), Some(Busy::Stalled { waited: 1000, max: 1000 }));
-        pending.release(LogOffset(1), &mut VecDeque::<Effect<()>>::new());
+        pending.release(LogOffset(1), at(7), &mut VecDeque::<Effect<()>>::new());
         assert_eq!(pending.busy(at(1001)), None, "the oldest has waited 999 ms");
-        assert_eq!(pending.on_time(at(5007), &mut VecDeque::<Effect<()>>::new()), WROTE_MAX as u64 - 1);
+        pending.on_time(at(5007), &mut VecDeque::<Effect<()>>::new());
+        assert_eq!(pending.tally.unknown, WROTE_MAX as u64 - 1);
         assert_eq!((pending.busy(at(5007)), pending.wrote), (None, 0));
     }
 }

@@ -101,7 +101,9 @@ impl Tables {
         let changes = &mut self.changes;
         match record {
             MetaRecord::Topic(_) => changes.topics += 1,
-            MetaRecord::TopicDeleted(_) => (changes.topics, changes.offsets) = (changes.topics + 1, changes.offsets + 1),
+            MetaRecord::TopicDeleted(_) => {
+                (changes.topics, changes.offsets) = (changes.topics + 1, changes.offsets + 1)
+            }
             MetaRecord::Group(_) => changes.groups += 1,
             MetaRecord::GroupDeleted { .. } => {
                 (changes.groups, changes.offsets) = (changes.groups + 1, changes.offsets + 1);
@@ -217,7 +219,10 @@ impl Exports {
 
     /// All are due once after the start, whatever there is: somebody may have removed the files.
     pub(crate) fn new(now: Now) -> Self {
-        Self { written: Changes { topics: u64::MAX, groups: u64::MAX, offsets: u64::MAX }, next_at: now.mono + Self::EVERY }
+        Self {
+            written: Changes { topics: u64::MAX, groups: u64::MAX, offsets: u64::MAX },
+            next_at: now.mono + Self::EVERY,
+        }
     }
 
     /// The files, when they are due. What is not kept yet is not exported.

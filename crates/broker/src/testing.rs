@@ -168,6 +168,7 @@ pub(crate) fn config() -> BrokerConfig {
         max_parked: 2,
         max_topics: 20,
         max_groups: 20,
+        disk_bytes: Some(1000),
         shown: vec![("brokerName".into(), "broker-a".into())],
     }
 }

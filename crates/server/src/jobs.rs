@@ -7,6 +7,7 @@
 //!             └──cold──▶ the reader                ──▶ Word::Reply, posted
 //! ```
 
+use crate::metrics::Sent;
 use keepmq_broker::{Serve, Task};
 use keepmq_disk::OsDisk;
 use keepmq_net::{Hands, Inbox, Word};
@@ -51,6 +52,7 @@ pub(crate) struct BrokerHands {
     flush: SyncSender<Job>,
     background: SyncSender<Job>,
     reads: SyncSender<Serve>,
+    sent: Arc<Sent>,
 }
 
 /// The threads behind them. They end by themselves when the hands are dropped and what was handed out is done.
@@ -68,13 +70,19 @@ impl BrokerHands {
         let (flush, flushes) = sync_channel(LANE);
         let (background, chores) = sync_channel(LANE);
         let (reads, asked) = sync_channel(READS);
+        let sent = Arc::new(Sent::default());
         let threads = vec![
             lane("flush", flushes, Arc::clone(&files), inbox.clone())?,
             lane("background", chores, Arc::clone(&files), inbox.clone())?,
-            read("read", asked, reader.clone(), inbox.clone())?,
+            read("read", asked, reader.clone(), Arc::clone(&sent), inbox.clone())?,
         ];
-        let hands = Self { files, reader, syncs: Syncs::for_this_machine(), flush, background, reads };
+        let hands = Self { files, reader, syncs: Syncs::for_this_machine(), flush, background, reads, sent };
         Ok((hands, Workers { threads }))
+    }
+
+    /// What has been read for consumers.
+    pub(crate) fn sent(&self) -> &Arc<Sent> {
+        &self.sent
     }
 
     fn job(&self, job: Job) -> Option<Word<JobDone>> {
@@ -94,6 +102,7 @@ impl BrokerHands {
 
     fn serve(&self, serve: Serve) -> Option<Word<JobDone>> {
         if let Some(read) = self.reader.try_serve(&serve.plan) {
+            self.sent.count(&serve, &read);
             return Some(Word::Reply { to: serve.to, response: serve.response(read) });
         }
         match self.reads.try_send(serve) {
@@ -142,11 +151,14 @@ fn read(
     name: &str,
     asked: Receiver<Serve>,
     reader: LogReader<OsDisk>,
+    sent: Arc<Sent>,
     inbox: Inbox<JobDone>,
 ) -> io::Result<JoinHandle<()>> {
     spawn(name, move || {
         for serve in asked {
-            let response = serve.response(reader.serve(&serve.plan));
+            let read = reader.serve(&serve.plan);
+            sent.count(&serve, &read);
+            let response = serve.response(read);
             inbox.post(Word::Reply { to: serve.to, response });
         }
     })

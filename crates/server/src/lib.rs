@@ -26,6 +26,7 @@ pub mod config;
 
 mod health;
 mod jobs;
+mod metrics;
 mod stop;
 
 mod firstword;

@@ -566,10 +566,16 @@ fn operators_get_what_their_tools_read() {
     let stats = json_of(&world.ask(A, Request::GroupStats(GroupStats { group: "G".into(), topic: None })));
     assert_eq!(stats["offsetTable"].as_object().unwrap().len(), 2);
     assert_eq!(stats["offsetTable"][queue(1)]["consumerOffset"], 1);
+    assert_eq!(stats["offsetTable"][queue(1)]["lastTimestamp"], sent_at);
     let topics = json_of(&world.ask(A, Request::AllTopics));
     assert!(topics["topicConfigTable"].as_object().unwrap().keys().all(|topic| !topic.starts_with("rmq_sys_keepmq")));
     let runtime = json_of(&world.ask(A, Request::RuntimeInfo));
     assert_eq!(runtime["table"]["msgPutTotalTodayNow"], "1");
+    assert_eq!(runtime["table"]["commitLogDiskRatio"], "-1.0", "nobody has told the free space yet");
+    world.event(Event::Space { free: 250 });
+    let runtime = json_of(&world.ask(A, Request::RuntimeInfo));
+    assert_eq!(runtime["table"]["commitLogDiskRatio"], "0.7500");
+    assert_eq!(runtime["table"]["keepmqSendsKept"], "1");
     assert_eq!(world.ask(A, Request::BrokerConfig).body.concat(), b"brokerName=broker-a\n");
 
     let max = |topic: &'static str| Request::MaxOffset(MaxOffset { topic: topic.into(), queue_id: 0, committed: None });

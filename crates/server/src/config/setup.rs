@@ -142,6 +142,8 @@ impl BrokerSetup {
             max_parked: 100_000,
             max_topics: settings.number("maxTopics"),
             max_groups: settings.number("maxGroups"),
+            // The store's folder may have to be made first.
+            disk_bytes: None,
             shown: settings.shown(),
         };
         let limits = limits(&settings, FRAME_MAX.max(max_message_bytes + BESIDE_BODY))?;
