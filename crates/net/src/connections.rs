@@ -88,7 +88,10 @@ impl Connections {
 
     /// A connection and its slot; `None` when it is gone.
     pub(crate) fn find(&mut self, conn: Conn) -> Option<(usize, &mut Connection)> {
-        assert!(number_of(conn) == self.shard, "what is for a connection comes to its shard, and {conn:?} is another's");
+        assert!(
+            number_of(conn) == self.shard,
+            "what is for a connection comes to its shard, and {conn:?} is another's"
+        );
         let index = usize::try_from(conn.0).expect("64 bits") & (SLOTS - 1);
         self.at_mut(index).filter(|connection| connection.conn == conn).map(|connection| (index, connection))
     }

@@ -20,7 +20,11 @@ struct Share {
 
 impl Crowd {
     pub(crate) fn new(shards: usize) -> Self {
-        Self { held: AtomicUsize::new(0), room: Mutex::new(()), shards: (0..shards).map(|_| Share::default()).collect() }
+        Self {
+            held: AtomicUsize::new(0),
+            room: Mutex::new(()),
+            shards: (0..shards).map(|_| Share::default()).collect(),
+        }
     }
 
     /// Connections of all shards.

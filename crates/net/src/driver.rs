@@ -252,12 +252,7 @@ where
 }
 
 /// Makes news of who has come and gone: for the core if it knows the connection, and for the calls on it.
-fn gather<C: Core>(
-    opened: &mut Vec<(Conn, SocketAddr)>,
-    gone: &mut Vec<Gone>,
-    calls: &mut Calls,
-    talk: &mut Talk<C>,
-) {
+fn gather<C: Core>(opened: &mut Vec<(Conn, SocketAddr)>, gone: &mut Vec<Gone>, calls: &mut Calls, talk: &mut Talk<C>) {
     // Told first, whatever else is told: nobody asks or goes before having come.
     talk.opened.extend(opened.drain(..).map(|(conn, peer)| Event::Opened { conn, peer }));
     for gone in gone.drain(..) {

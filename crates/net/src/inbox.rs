@@ -37,7 +37,6 @@ pub enum Word<D> {
 
 /// A word, a connection that was made for the shard, or what another shard was told to do and this one must.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "as for words: nearly all are replies")]
 pub(crate) enum Note<D> {
     Word(Word<D>),
     Push { conn: Conn, request: Request<'static> },

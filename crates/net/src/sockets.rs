@@ -219,13 +219,7 @@ impl Sockets {
         Ok(conn)
     }
 
-    fn admit(
-        &mut self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        dialled: Option<Arc<str>>,
-        now: Mono,
-    ) -> io::Result<Conn> {
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr, dialled: Option<Arc<str>>, now: Mono) -> io::Result<Conn> {
         stream.set_nodelay(true)?;
         let full = || io::Error::new(io::ErrorKind::QuotaExceeded, "the table of connections is full");
         let made = self.connections.insert(|conn| Connection::new(conn, stream, peer, dialled, now));

@@ -26,8 +26,8 @@ pub mod config;
 
 mod health;
 mod jobs;
-mod syncs;
 mod stop;
+mod syncs;
 
 mod firstword;
 
