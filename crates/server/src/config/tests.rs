@@ -109,7 +109,10 @@ fn our_defaults_are_javas_except_where_that_would_lose_messages() {
     let differing: Vec<_> =
         BROKER.keys().filter(|key| matches!(key.fate, Fate::Honoured { default } if default != key.java)).collect();
     let names: Vec<_> = differing.iter().map(|key| key.name).collect();
-    assert_eq!(names, ["metricsPromExporterHost", "allowClientRelax", "adopt", "flushDiskType", "shards"]);
+    assert_eq!(
+        names,
+        ["metricsPromExporterHost", "allowClientRelax", "adopt", "maxTopics", "maxGroups", "flushDiskType", "shards"]
+    );
 }
 
 /// What cores and shells are given, as text, so that any difference shows. Random parts are left out.
@@ -140,6 +143,8 @@ fn every_honoured_key_has_an_effect() {
         ("channelExpiredTimeout", "60000"),
         ("allowClientRelax", "true"),
         ("adopt", "true"),
+        ("maxTopics", "100"),
+        ("maxGroups", "100"),
         ("storePathRootDir", "/other"),
         ("mappedFileSizeCommitLog", "67108864"),
         ("flushDiskType", "ASYNC_FLUSH"),
