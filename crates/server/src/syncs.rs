@@ -55,9 +55,15 @@ impl Syncs {
         if self.moves {
             let reason = cold_reads > 0 || self.slow.count_ones() > SLOW_MOST;
             match self.place {
-                Place::Shard if reason => (self.place, self.calm) = (Place::Thread, 0),
+                Place::Shard if reason => {
+                    (self.place, self.calm) = (Place::Thread, 0);
+                    tracing::debug!(cold_reads, slow = self.slow.count_ones(), "syncs move to their thread");
+                }
                 Place::Thread if cold_reads > 0 => self.calm = 0,
-                Place::Thread if self.calm >= CALM => (self.place, self.slow) = (Place::Shard, 0),
+                Place::Thread if self.calm >= CALM => {
+                    (self.place, self.slow) = (Place::Shard, 0);
+                    tracing::debug!("syncs move back to the shard");
+                }
                 Place::Shard | Place::Thread => {}
             }
         }
