@@ -102,7 +102,7 @@ impl Tables {
         match record {
             MetaRecord::Topic(_) => changes.topics += 1,
             MetaRecord::TopicDeleted(_) => {
-                (changes.topics, changes.offsets) = (changes.topics + 1, changes.offsets + 1)
+                (changes.topics, changes.offsets) = (changes.topics + 1, changes.offsets + 1);
             }
             MetaRecord::Group(_) => changes.groups += 1,
             MetaRecord::GroupDeleted { .. } => {

@@ -5,7 +5,7 @@ use crate::config::NameServerSetup;
 use crate::failure::{ExitCode, Failure, Problem};
 use crate::stop::Stop;
 use keepmq_nameserver::NameServer;
-use keepmq_net::{Hands, Inbox, Shard, Word};
+use keepmq_net::{Hands, Inbox, Shards, Word};
 use keepmq_protocol::seam::Exit;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ pub fn run(setup: NameServerSetup) -> Result<(), Failure> {
 /// A name server that listens; nothing is answered yet.
 pub(crate) struct Opened {
     core: Arc<Mutex<NameServer>>,
-    shard: Shard<Infallible>,
+    shards: Shards<Infallible>,
     pub(crate) listening: SocketAddr,
 }
 
@@ -39,8 +39,9 @@ impl Opened {
     /// Opens the port.
     pub(crate) fn start(setup: NameServerSetup) -> Result<Self, Failure> {
         let NameServerSetup { config, listen, limits, seed, .. } = setup;
-        let mut shard = Shard::new(limits).map_err(|error| thread_refused(&error))?;
-        let listening = shard.listen(listen).map_err(|error| {
+        // One is enough: routes are asked for every half minute.
+        let mut shards = Shards::new(1, limits).map_err(|error| thread_refused(&error))?;
+        let listening = shards.listen(listen).map_err(|error| {
             port_refused(
                 listen,
                 "listenPort",
@@ -48,16 +49,16 @@ impl Opened {
                 &error,
             )
         })?;
-        Ok(Self { core: Arc::new(Mutex::new(NameServer::new(config, seed))), shard, listening })
+        Ok(Self { core: Arc::new(Mutex::new(NameServer::new(config, seed))), shards, listening })
     }
 
     pub(crate) fn inbox(&self) -> Inbox<Infallible> {
-        self.shard.inbox()
+        self.shards.inbox()
     }
 
     /// Serves until the core is done.
     pub(crate) fn run(self) -> Result<(), Failure> {
-        match self.shard.run(&self.core, NoHands) {
+        match self.shards.run(&self.core, NoHands) {
             Ok(Exit::Clean) => {
                 tracing::info!("the name server has stopped");
                 Ok(())
@@ -74,6 +75,7 @@ impl Opened {
 }
 
 /// A name server has no work of its own.
+#[derive(Clone)]
 struct NoHands;
 
 impl Hands<NameServer> for NoHands {
