@@ -1,6 +1,6 @@
 use crate::kv::{Answers, Change, Kv, KvSaved, SaveKv};
 use crate::routes::{Offer, Routes, Sign};
-use keepmq_protocol::body::{KvConfig, KvTable, perm};
+use keepmq_protocol::body::{KvConfig, KvTable};
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::request::{
     BrokerHeartbeat, KvName, QueryDataVersion, RegisterBroker, RouteInfo, UnregisterBroker,
@@ -117,12 +117,8 @@ impl NameServer {
             Request::TopicList => json(&self.routes.topics()),
             Request::ClusterTopics(ask) => json(&self.routes.topics_of(&ask.cluster)),
             Request::SystemTopics => json(&self.routes.system_topics()),
-            Request::WipeWrite(broker) => {
-                count("wipeTopicCount", self.routes.change_perm(&broker.broker_name, |perm| perm & !perm::WRITE))
-            }
-            Request::AddWrite(broker) => {
-                count("addTopicCount", self.routes.change_perm(&broker.broker_name, |_| perm::READ | perm::WRITE))
-            }
+            Request::WipeWrite(broker) => count("wipeTopicCount", self.routes.set_writable(&broker.broker_name, false)),
+            Request::AddWrite(broker) => count("addTopicCount", self.routes.set_writable(&broker.broker_name, true)),
             Request::DeleteTopicRoute(delete) => {
                 self.routes.delete_topic(&delete.topic, delete.cluster.as_deref());
                 Response::ok()

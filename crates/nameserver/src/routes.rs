@@ -32,16 +32,17 @@ pub(crate) struct Routes {
     max_topics: usize,
 }
 
-/// Whether `later` is this version or the next: nothing was said in between.
-fn follows(later: DataVersion, version: DataVersion) -> bool {
-    let next = version.counter.checked_add(1) == Some(later.counter) && later.state_version == version.state_version;
-    later == version || next
+/// A topic's permissions, once a tool has allowed or forbidden to write to its broker. As in RocketMQ, to allow is to read, too.
+fn changed_perm(perm: i32, writable: bool) -> i32 {
+    if writable { perm::READ | perm::WRITE } else { perm & !perm::WRITE }
 }
 
 /// The replicas that share a broker name. Never empty.
 struct Group {
     cluster: String,
     acting_master: bool,
+    /// A tool has allowed or forbidden to write to it.
+    writable: Option<bool>,
     replicas: BTreeMap<i64, Replica>,
 }
 
@@ -129,6 +130,7 @@ impl Routes {
         let group = self.brokers.entry(offer.name.to_owned()).or_insert_with(|| Group {
             cluster: String::new(),
             acting_master: false,
+            writable: None,
             replicas: BTreeMap::new(),
         });
         group.cluster.replace_range(.., offer.cluster);
@@ -138,13 +140,15 @@ impl Routes {
         group.replicas.retain(|id, replica| *id == offer.id || replica.addr != offer.addr);
         let old = group.replicas.remove(&offer.id);
         let said = offer.topics.data_version;
-        // Java brokers also say single topics that have changed. One topic from a broker of which we know nothing, or whose
-        // last word is missing, is most likely that: its version must not pass for that of its whole table, or we would
-        // never ask for the rest.
-        let whole = offer.topics.topic_config_table.len() != 1
-            || old.as_ref().is_some_and(|old| old.complete && follows(said, old.said));
-        // What tools have changed here holds until the broker has something new to say.
-        let new = old.is_none_or(|old| old.addr != offer.addr || !old.complete || old.said != said);
+        // Java brokers also say single topics that have changed. One topic from a broker of which we know nothing is most
+        // likely that: its version must not pass for that of its whole table, or we would never ask for the rest.
+        let whole = offer.topics.topic_config_table.len() != 1 || old.as_ref().is_some_and(|old| old.complete);
+        // What a tool has changed here holds until the broker has something new to say. Everything else is taken as it is
+        // said, also under a version that is known: a table may come in pieces, and a change may have been lost.
+        if old.is_none_or(|old| old.addr != offer.addr || old.said != said) {
+            group.writable = None;
+        }
+        let writable = group.writable;
         let replica = Replica {
             addr: offer.addr.to_owned(),
             ha_addr: offer.ha_addr.to_owned(),
@@ -165,9 +169,8 @@ impl Routes {
             // Nobody may write to a replica that stands in for its master.
             let mask = if offer.id != MASTER && offer.acting_master == Some(true) { !perm::WRITE } else { !0 };
             for (topic, config) in &offer.topics.topic_config_table {
-                if new || !self.topics.get(topic).is_some_and(|brokers| brokers.contains_key(offer.name)) {
-                    self.put_queues(topic, offer.name, config, mask);
-                }
+                let perm = writable.map_or(config.perm, |writable| changed_perm(config.perm, writable));
+                self.put_queues(topic, offer.name, config, perm & mask);
             }
         }
         Ok(master)
@@ -230,10 +233,10 @@ impl Routes {
         })
     }
 
-    fn put_queues(&mut self, topic: &str, broker: &str, config: &TopicConfig, mask: i32) {
+    fn put_queues(&mut self, topic: &str, broker: &str, config: &TopicConfig, perm: i32) {
         let queues = QueueData {
             broker_name: broker.to_owned(),
-            perm: config.perm & mask,
+            perm,
             read_queue_nums: config.read_queue_nums,
             topic_sys_flag: config.topic_sys_flag,
             write_queue_nums: config.write_queue_nums,
@@ -308,10 +311,12 @@ impl Routes {
         replica.complete.then_some(replica.said)
     }
 
-    /// Gives every topic of a broker other permissions; answers how many there are.
-    pub(crate) fn change_perm(&mut self, broker: &str, change: impl Fn(i32) -> i32) -> usize {
+    /// Allows or forbids to write to a broker; answers how many topics that concerns.
+    pub(crate) fn set_writable(&mut self, broker: &str, writable: bool) -> usize {
+        let Some(group) = self.brokers.get_mut(broker) else { return 0 };
+        group.writable = Some(writable);
         let queues = self.topics.values_mut().filter_map(|brokers| brokers.get_mut(broker));
-        queues.map(|queues| queues.perm = change(queues.perm)).count()
+        queues.map(|queues| queues.perm = changed_perm(queues.perm, writable)).count()
     }
 
     /// Forgets a topic, on all brokers or on those of one cluster.
