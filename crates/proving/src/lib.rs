@@ -13,12 +13,17 @@
 pub mod bench;
 pub mod client;
 pub mod cut;
+pub mod figures;
+pub mod good;
 pub mod hostile;
+pub mod idle;
 pub mod interop;
 pub mod kills;
 pub mod load;
+pub mod overload;
 pub mod power_cuts;
 pub mod process;
 pub mod scene;
 pub mod small;
+pub mod soak;
 pub mod tally;
