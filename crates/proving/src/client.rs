@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for an answer; longer than the broker's own `syncFlushTimeout`.
 const ANSWER: Duration = Duration::from_secs(20);
-/// Longest that a good client may wait while others misbehave: generous, as two cores are shared by all of them.
-pub const LATE: Duration = Duration::from_secs(5);
+/// Longest that a good client may wait while others misbehave: generous, as two cores are shared by all of them. (A send that
+/// waits 5 s for the disk has no outcome any more, which nobody may see either.)
+pub const LATE: Duration = Duration::from_secs(10);
 /// Longest that a broker may be busy.
 const BUSY: Duration = Duration::from_secs(10);
 /// Most bytes that are read at once.

@@ -1,6 +1,6 @@
 //! More than the disk takes: what is refused was not stored, what is accepted comes soon, and afterwards all is well.
 
-use crate::client::{Client, LATE};
+use crate::client::Client;
 use crate::load::{Books, Load, Plan, QUEUES, Seen, TOPIC};
 use crate::process::Folder;
 use crate::scene::{Mode, Scene};
@@ -21,7 +21,7 @@ const KEPT: u64 = 6_000;
 const MEMORY_KIB: u64 = 256 * 1024;
 /// An accepted message waits for those before it in the buffers, 24 MiB, and for the sync of those: a second even on a slow
 /// disk. The bound is `syncFlushTimeout`, after which the outcome would be unknown.
-const ACCEPTED: Duration = LATE;
+const ACCEPTED: Duration = Duration::from_secs(5);
 /// How soon a send succeeds when the load is gone.
 const AT_ONCE: Duration = Duration::from_secs(1);
 

@@ -14,7 +14,7 @@ pub(super) const TOPIC: &str = "Hostile";
 const BODY_MAX: usize = 4 * 1024 * 1024;
 
 /// Longest text of an answer: it is for people, and no echo.
-const REMARK_MAX: usize = 4_096;
+const REMARK_MAX: usize = 2_048;
 
 /// What must come of it.
 #[derive(Clone, Copy, Debug)]
@@ -192,6 +192,7 @@ pub(super) fn bombs() -> Vec<Case> {
         format!("{before}{}{item}{behind}", format!("{item},").repeat(count - 1))
     };
     let consumers = list("{\"clientID\":\"bomb\",\"consumerDataSet\":[", "{}", 3_900_000, "]}");
+    let few = list("{\"clientID\":\"bomb\",\"consumerDataSet\":[", "{}", 390_000, "]}");
     let subscriptions = list(
         "{\"clientID\":\"bomb\",\"consumerDataSet\":[{\"groupName\":\"bomb\",\"subscriptionDataSet\":[",
         "{}",
@@ -214,12 +215,13 @@ pub(super) fn bombs() -> Vec<Case> {
     });
     vec![
         Case::new("a header of 100,000 fields", raw_frame(header.as_bytes(), b""), NoAnswer),
-        Case::new("a heartbeat of 3.9 million groups", beat(&consumers), Code(1, "")),
-        Case::new("a heartbeat of 3.9 million subscriptions", beat(&subscriptions), Code(1, "")),
-        Case::new("a heartbeat of 3.9 million tags", beat(&tags), Code(1, "")),
-        Case::new("a heartbeat with a map of 800,000", beat(&unknown), Code(0, "")),
-        Case::new("a group of 700,000 attributes", frame(&command(200, &json!({})), attributes.as_bytes()), Code(1, "")),
-        Case::new("a group with a policy of 3.9 million", frame(&command(200, &json!({})), policy.as_bytes()), Code(1, "")),
+        Case::new("a heartbeat of 3.9 million groups", beat(&consumers), Code(1, "values")),
+        Case::new("a heartbeat of 3.9 million subscriptions", beat(&subscriptions), Code(1, "values")),
+        Case::new("a heartbeat of 390,000 groups", beat(&few), Code(1, "1000 consumer groups")),
+        Case::new("a heartbeat of 3.9 million tags", beat(&tags), Code(1, "values")),
+        Case::new("a heartbeat with a map of 800,000", beat(&unknown), Code(1, "values")),
+        Case::new("a group of 700,000 attributes", frame(&command(200, &json!({})), attributes.as_bytes()), Code(1, "values")),
+        Case::new("a group with a policy of 3.9 million", frame(&command(200, &json!({})), policy.as_bytes()), Code(1, "values")),
     ]
 }
 
