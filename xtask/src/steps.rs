@@ -17,7 +17,7 @@ pub(crate) enum Step {
     Unit,
     /// The simulated world, and the planted bugs that it must find.
     Sim,
-    /// Real processes: kills, power cuts, bad input, memory.
+    /// Real processes: kills, power cuts, bad input, overload, memory.
     Crash,
     /// RocketMQ's own clients.
     Interop,

@@ -18,10 +18,10 @@ pub struct JsonError {
 /// Deepest nesting that is read.
 pub const DEPTH_MAX: usize = 64;
 
-/// Most commas and colons of a text that is read: a value takes many times the memory of its text. A registration of 200,000
-/// topics has so many.
-pub const VALUES_MAX: usize = 4_000_000;
-/// The same for what clients send: the subscriptions of 25,000 topics.
+/// Most commas, colons and opening brackets of a text that is read: a value takes many times the memory of its text. The
+/// largest frame, full of topics as brokers write them, has 1.8 million.
+pub const VALUES_MAX: usize = 2_000_000;
+/// The same for what clients send: the subscriptions to 25,000 topics.
 pub const VALUES_MAX_OF_CLIENTS: usize = 400_000;
 
 /// Reads JSON or fastjson's dialect. Keys become text: `{0:"a"}` reads as `{"0":"a"}`; an object as key becomes its compact JSON.

@@ -301,13 +301,9 @@ pub fn pull_request<'b>(topic: &'b str, queue: i32, offset: i64, tags: &'b str, 
 /// The heartbeat of a member of one group that wants all of one topic.
 pub fn heartbeat_request(client: &str, group: &str, topic: &str) -> Request<'static> {
     let wants = Subscription { topic: topic.to_owned(), sub_string: Some("*".to_owned()), ..Subscription::default() };
-    let consumer = ConsumerData {
-        group_name: group.to_owned(),
-        subscription_data_set: vec![wants],
-        ..ConsumerData::default()
-    };
-    let beat =
-        Heartbeat { client_id: client.to_owned(), consumer_data_set: vec![consumer], ..Heartbeat::default() };
+    let consumer =
+        ConsumerData { group_name: group.to_owned(), subscription_data_set: vec![wants], ..ConsumerData::default() };
+    let beat = Heartbeat { client_id: client.to_owned(), consumer_data_set: vec![consumer], ..Heartbeat::default() };
     Request::Heartbeat(Box::new(beat))
 }
 

@@ -6,7 +6,9 @@
 //! ```text
 //!   process ── starts, kills, never leaves one behind          scene ── a broker, its folder and its configuration
 //!   client  ── blocking connection, pipelined                  load ── many of them, every message in the ledger
-//!   kills · power_cuts · hostile · small · interop ── one story each, counted in a Tally      bench ── ratios
+//!   good    ── such a load with readers that follow it         figures ── latencies, slopes
+//!   kills · power_cuts · hostile · overload · idle · soak · small · interop ── one story each, counted in a Tally
+//!   bench   ── ratios
 //! ```
 #![deny(unsafe_code)]
 

@@ -71,7 +71,7 @@ fn story(binary: &Path, folder: &Path, time: Duration, seed: u64) -> Result<Stri
         }
         watched.map(|()| told.join(", "))
     })?;
-    let line = judge("good clients", &good.seen(), began.elapsed())?;
+    let line = judge("good clients", &good.seen(), began.elapsed(), Duration::ZERO)?;
     good.check()?;
     let verdict = good.stop()?;
     table(&samples);
@@ -128,7 +128,8 @@ fn topics(addr: SocketAddr, round: u64) -> Result<()> {
         client.send(&name, 0, &[round.to_be_bytes(), message.to_be_bytes()].concat())?;
     }
     let found = client.read_queue(&name, 0)?;
-    let right = found.iter().zip(0u64..).all(|(found, n)| found.body == [round.to_be_bytes(), n.to_be_bytes()].concat());
+    let right =
+        found.iter().zip(0u64..).all(|(found, n)| found.body == [round.to_be_bytes(), n.to_be_bytes()].concat());
     ensure!(found.len() == 20 && right, "topic {name}, made for the {round}th time, has {} messages", found.len());
     client.must(&Request::DeleteTopic(DeleteTopic { topic: name.into(), cluster: None }))?;
     std::thread::sleep(Duration::from_secs(2));

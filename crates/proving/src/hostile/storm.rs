@@ -87,8 +87,9 @@ fn story(binary: &Path, folder: &Path, times: &Times, chosen: &[Stranger]) -> Re
     std::thread::sleep(Duration::from_secs(1));
     good.seen();
     std::thread::sleep(times.quiet);
-    let quiet = judge("quiet", &good.seen(), times.quiet)?;
-    println!("      {quiet}");
+    let seen = good.seen();
+    let quiet = seen.latencies.max();
+    println!("      {}", judge("quiet", &seen, times.quiet, quiet)?);
     let before = broker.status_kib("RssAnon")?;
 
     let began = Instant::now();
@@ -110,7 +111,7 @@ fn story(binary: &Path, folder: &Path, times: &Times, chosen: &[Stranger]) -> Re
             Err(_) => faults.push(format!("{name} has panicked")),
         }
     }
-    let storm = judge("storm", &seen, took);
+    let storm = judge("storm", &seen, took, quiet);
     println!("      {}", storm.as_ref().map_or_else(|error| format!("{error:#}"), Clone::clone));
     let after = calm(&broker, before)?;
     println!("      RssAnon: {before} KiB before, {during} during, {after} after");

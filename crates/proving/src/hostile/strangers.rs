@@ -24,6 +24,9 @@ const PULLS: usize = 100_000;
 /// Bytes that the deaf senders send in all: they would fill the disk.
 const DEAF_BYTES: usize = 256 << 20;
 
+/// After so long a client comes again that was cut off.
+const COME_AGAIN: Duration = Duration::from_secs(1);
+
 /// Where and how long.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stage {
@@ -107,7 +110,7 @@ struct Deaf {
 }
 
 /// Sends `frames` again and again on so many connections, and reads nothing. One that is not read from any more is left
-/// alone; one that is cut off comes again.
+/// alone; one that is cut off comes again, after a while.
 fn deaf(stage: &Stage, connections: usize, frames: &[u8], most: usize) -> Result<Deaf> {
     let mut seen = Deaf::default();
     let connect = || -> Result<TcpStream> {
@@ -117,12 +120,12 @@ fn deaf(stage: &Stage, connections: usize, frames: &[u8], most: usize) -> Result
     };
     let mut streams = Vec::new();
     for _ in 0..connections {
-        streams.push((connect()?, 0));
+        streams.push((connect()?, 0, Instant::now()));
     }
     while !stage.over() {
         let mut moved = false;
-        for (stream, at) in &mut streams {
-            if *at == 0 && seen.bytes >= most {
+        for (stream, at, again) in &mut streams {
+            if *at == 0 && seen.bytes >= most || Instant::now() < *again {
                 continue;
             }
             match stream.write(&frames[*at..]) {
@@ -134,7 +137,7 @@ fn deaf(stage: &Stage, connections: usize, frames: &[u8], most: usize) -> Result
                 Err(error) if error.kind() == ErrorKind::WouldBlock => seen.stalled += 1,
                 Err(_) => {
                     seen.cut_off += 1;
-                    (*stream, *at) = (connect()?, 0);
+                    (*stream, *at, *again) = (connect()?, 0, Instant::now() + COME_AGAIN);
                 }
             }
         }
@@ -171,7 +174,7 @@ pub(super) fn deaf_pullers(stage: &Stage) -> Result<String> {
         let pull = pull_request(TOPIC, 2, i64::from(opaque % 50), "*", Duration::ZERO);
         write_request(&mut frames, opaque, Form::Json, false, &pull);
     }
-    deaf(stage, 64, &frames, usize::MAX).map(|seen| told(&seen))
+    deaf(stage, 16, &frames, usize::MAX).map(|seen| told(&seen))
 }
 
 /// A hundred thousand pulls that wait, of one client and then of a hundred, on the queue that the good clients write to; for
