@@ -17,7 +17,7 @@ pub(crate) enum Step {
     Unit,
     /// The simulated world, and the planted bugs that it must find.
     Sim,
-    /// Real processes: kills, power cuts, bad input, memory.
+    /// Real processes: kills, power cuts, bad input, overload, memory.
     Crash,
     /// RocketMQ's own clients.
     Interop,
@@ -35,12 +35,15 @@ pub(crate) struct Sizes {
     pub(crate) planted_seeds: u64,
     pub(crate) kills: u64,
     pub(crate) power_cuts: u64,
+    /// Of the mixed load; none by day, when there is no time to see memory grow.
+    pub(crate) soak_minutes: u64,
 }
 
 impl Sizes {
-    pub(crate) const CI: Self = Self { seeds: 300, first_seed: 1, planted_seeds: 1000, kills: 30, power_cuts: 20 };
+    pub(crate) const CI: Self =
+        Self { seeds: 300, first_seed: 1, planted_seeds: 1000, kills: 30, power_cuts: 20, soak_minutes: 0 };
     pub(crate) const NIGHT: Self =
-        Self { seeds: 20_000, first_seed: 1, planted_seeds: 1000, kills: 200, power_cuts: 500 };
+        Self { seeds: 20_000, first_seed: 1, planted_seeds: 1000, kills: 200, power_cuts: 500, soak_minutes: 20 };
 }
 
 pub(crate) fn run(steps: &[Step], sizes: &Sizes, mut tally: Tally) -> Result<bool> {
@@ -171,7 +174,7 @@ fn crash(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
     if !build_product(tally, "crash")? {
         return Ok(());
     }
-    let Sizes { kills, power_cuts, .. } = sizes;
+    let Sizes { kills, power_cuts, soak_minutes, .. } = sizes;
     proving(tally, &format!("kills --mode sync --count {kills}"))?;
     proving(tally, &format!("kills --mode async --count {kills}"))?;
     proving(tally, &format!("powercuts --count {power_cuts}"))?;
@@ -185,7 +188,13 @@ fn crash(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
             &format!("powercuts --count {power_cuts} --binary {} --planted ack-before-flush", binary.display()),
         )?;
     }
-    proving(tally, "hostile")?;
+    let night = *soak_minutes > 0;
+    proving(tally, if night { "hostile --long" } else { "hostile" })?;
+    proving(tally, if night { "overload --secs 60" } else { "overload" })?;
+    proving(tally, "idle")?;
+    if night {
+        proving(tally, &format!("soak --minutes {soak_minutes}"))?;
+    }
     proving(tally, "dev")?;
     proving(tally, "rss")
 }

@@ -8,6 +8,9 @@ use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
+/// Longest text of an answer, in bytes.
+const REMARK_MAX: usize = 2_000;
+
 /// The codes that we send. Source: RocketMQ `ResponseCode`, `RemotingSysResponseCode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
@@ -141,9 +144,14 @@ impl Response {
         Self::new(ResponseCode::Success)
     }
 
-    /// A code with the reason.
+    /// A code with the reason. A long one is cut: it may name what was sent, and an answer is no echo.
     pub fn refuse(code: ResponseCode, remark: impl Into<Cow<'static, str>>) -> Self {
-        Self { remark: Some(remark.into()), ..Self::new(code) }
+        let mut remark = remark.into();
+        if remark.len() > REMARK_MAX {
+            let end = remark.floor_char_boundary(REMARK_MAX);
+            remark = format!("{}…", &remark[..end]).into();
+        }
+        Self { remark: Some(remark), ..Self::new(code) }
     }
 
     /// With these fields.

@@ -1,7 +1,7 @@
 //! A blocking client that speaks frames, several requests in flight if wanted.
 
 use anyhow::{Context, Result, bail, ensure};
-use keepmq_protocol::body::SubscriptionGroup;
+use keepmq_protocol::body::{ConsumerData, Heartbeat, Subscription, SubscriptionGroup};
 use keepmq_protocol::frame::{self, FRAME_MAX, Form};
 use keepmq_protocol::header::Str;
 use keepmq_protocol::message::{self, property};
@@ -14,10 +14,13 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for an answer; longer than the broker's own `syncFlushTimeout`.
 const ANSWER: Duration = Duration::from_secs(20);
+/// Longest that a good client may wait while others misbehave: generous, as two cores are shared by all of them. (A send that
+/// waits 5 s for the disk has no outcome any more, which nobody may see either.)
+pub const LATE: Duration = Duration::from_secs(10);
 /// Longest that a broker may be busy.
 const BUSY: Duration = Duration::from_secs(10);
 /// Most bytes that are read at once.
-const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = 64 * 1024;
 
 /// One connection.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub struct Client {
     /// Bytes of `incoming` that were answered with already.
     taken: usize,
     opaque: i32,
+    /// Requests that the broker has sent us.
+    pushed: u64,
 }
 
 /// A message that a pull found.
@@ -78,7 +83,7 @@ impl Client {
         stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
         stream.set_read_timeout(Some(ANSWER)).context("cannot set a time limit")?;
         stream.set_write_timeout(Some(ANSWER)).context("cannot set a time limit")?;
-        Ok(Self { stream, outgoing: Vec::new(), incoming: Vec::new(), taken: 0, opaque: 0 })
+        Ok(Self { stream, outgoing: Vec::new(), incoming: Vec::new(), taken: 0, opaque: 0, pushed: 0 })
     }
 
     /// Prepares a request; [`Client::flush`] sends it. Answers its number.
@@ -86,6 +91,12 @@ impl Client {
         self.opaque += 1;
         frame::write_request(&mut self.outgoing, self.opaque, Form::Json, false, request);
         self.opaque
+    }
+
+    /// As [`Client::post`], and nobody will answer.
+    pub fn post_oneway(&mut self, request: &Request<'_>) {
+        self.opaque += 1;
+        frame::write_request(&mut self.outgoing, self.opaque, Form::Json, true, request);
     }
 
     /// Sends what was prepared.
@@ -123,12 +134,14 @@ impl Client {
 
     /// The next response that has come in whole already.
     pub fn received(&mut self) -> Result<Option<(i32, Response)>> {
-        if let Some(raw) = frame::cut(&self.incoming[self.taken..], FRAME_MAX)? {
+        while let Some(raw) = frame::cut(&self.incoming[self.taken..], FRAME_MAX)? {
             let read = frame::read(&raw)?;
-            ensure!(read.is_response(), "a request with code {} came from the broker", read.code);
-            let response = (read.opaque, Response::read(&read));
+            let response = read.is_response().then(|| (read.opaque, Response::read(&read)));
             self.taken += raw.size;
-            return Ok(Some(response));
+            match response {
+                Some(response) => return Ok(Some(response)),
+                None => self.pushed += 1,
+            }
         }
         self.incoming.drain(..self.taken);
         self.taken = 0;
@@ -190,22 +203,12 @@ impl Client {
 
     /// Pulls once, without waiting.
     pub fn pull(&mut self, topic: &str, queue: i32, offset: i64) -> Result<Pulled> {
-        let pull = Pull {
-            group: "proving".into(),
-            topic: topic.into(),
-            queue_id: queue,
-            offset,
-            max_messages: 1024,
-            // The filter stands in the header.
-            sys_flag: 4,
-            commit_offset: 0,
-            suspend_ms: 0,
-            subscription: Some("*".into()),
-            sub_version: 0,
-            expression_type: None,
-            max_bytes: None,
-        };
-        let response = self.ask(&Request::Pull(pull))?;
+        self.pull_with(topic, queue, offset, "*", Duration::ZERO)
+    }
+
+    /// Pulls once what passes `tags`, and lets the broker wait for it.
+    pub fn pull_with(&mut self, topic: &str, queue: i32, offset: i64, tags: &str, wait: Duration) -> Result<Pulled> {
+        let response = self.ask(&pull_request(topic, queue, offset, tags, wait))?;
         let number = |name| response.field::<Option<i64>>(name).map(|found| found.unwrap_or(-1));
         let body: Vec<u8> = response.body.iter().flat_map(|piece| piece.iter().copied()).collect();
         let (next, min, max) = (number("nextBeginOffset")?, number("minOffset")?, number("maxOffset")?);
@@ -216,21 +219,35 @@ impl Client {
 
     /// Everything in a queue, from its lowest offset on. In a topic that is not there, there is nothing.
     pub fn read_queue(&mut self, topic: &str, queue: i32) -> Result<Vec<Message>> {
+        let mut all = Vec::new();
+        self.read_through(topic, queue, |found| {
+            all.extend(found);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// As [`Client::read_queue`], without holding all of it at once.
+    pub fn read_through(
+        &mut self,
+        topic: &str,
+        queue: i32,
+        mut each: impl FnMut(Vec<Message>) -> Result<()>,
+    ) -> Result<()> {
         if self.pull(topic, queue, 0)?.code == ResponseCode::TopicNotExist as i32 {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let mut at =
             self.must(&Request::MinOffset(MinOffset { topic: topic.into(), queue_id: queue }))?.field("offset")?;
-        let mut found = Vec::new();
         loop {
             let pulled = self.pull(topic, queue, at)?;
             match pulled.code {
                 0 => ensure!(pulled.next > at, "{topic} queue {queue}: a pull at {at} goes on at {}", pulled.next),
-                19 if pulled.max == at => return Ok(found),
+                19 if pulled.max == at => return Ok(()),
                 code => bail!("{topic} queue {queue}: a pull at {at} was answered with {code} ({pulled:?})"),
             }
             at = pulled.next;
-            found.extend(pulled.messages);
+            each(pulled.messages)?;
         }
     }
 
@@ -245,6 +262,49 @@ impl Client {
         let commit = UpdateOffset { group: group.into(), topic: topic.into(), queue_id: queue, offset };
         self.must(&Request::UpdateOffset(commit)).map(drop)
     }
+
+    /// Says that this client is a member of a group that wants all of a topic.
+    pub fn heartbeat(&mut self, client: &str, group: &str, topic: &str) -> Result<()> {
+        self.must(&heartbeat_request(client, group, topic)).map(drop)
+    }
+
+    /// Requests that the broker has sent so far.
+    pub fn pushed(&self) -> u64 {
+        self.pushed
+    }
+
+    /// Gives up the memory that nothing waits in: there are thousands of us.
+    pub fn shrink(&mut self) {
+        self.incoming.shrink_to_fit();
+        self.outgoing.shrink_to_fit();
+    }
+}
+
+/// A pull. The filter stands in its header; it waits for messages when `wait` is not zero.
+pub fn pull_request<'b>(topic: &'b str, queue: i32, offset: i64, tags: &'b str, wait: Duration) -> Request<'b> {
+    Request::Pull(Pull {
+        group: "proving".into(),
+        topic: topic.into(),
+        queue_id: queue,
+        offset,
+        max_messages: 1024,
+        sys_flag: if wait.is_zero() { 4 } else { 6 },
+        commit_offset: 0,
+        suspend_ms: i64::try_from(wait.as_millis()).unwrap_or(i64::MAX),
+        subscription: Some(tags.into()),
+        sub_version: 0,
+        expression_type: None,
+        max_bytes: None,
+    })
+}
+
+/// The heartbeat of a member of one group that wants all of one topic.
+pub fn heartbeat_request(client: &str, group: &str, topic: &str) -> Request<'static> {
+    let wants = Subscription { topic: topic.to_owned(), sub_string: Some("*".to_owned()), ..Subscription::default() };
+    let consumer =
+        ConsumerData { group_name: group.to_owned(), subscription_data_set: vec![wants], ..ConsumerData::default() };
+    let beat = Heartbeat { client_id: client.to_owned(), consumer_data_set: vec![consumer], ..Heartbeat::default() };
+    Request::Heartbeat(Box::new(beat))
 }
 
 /// The property string of a message that only needs an id.

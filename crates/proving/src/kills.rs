@@ -1,7 +1,7 @@
 //! SIGKILL under load, again and again: nothing that was acknowledged may be missing afterwards.
 
 use crate::client::Client;
-use crate::load::{Books, Load, QUEUES, TOPIC};
+use crate::load::{Books, Load, Plan, QUEUES, TOPIC};
 use crate::process::{Folder, PATIENCE, Process};
 use crate::scene::{Mode, Scene};
 use crate::tally::Tally;
@@ -50,7 +50,7 @@ fn story(binary: &Path, folder: &Path, mode: Mode, count: u64, seed: u64) -> Res
     let mut client = Client::connect(scene.broker)?;
     client.create_topic(TOPIC, i32::try_from(QUEUES)?)?;
     client.create_group(GROUP)?;
-    let load = Load::start(scene.broker, CONNECTIONS, DEPTH, Books::open(&folder.join("ledger"))?);
+    let load = Load::start(scene.broker, Plan::full(CONNECTIONS, DEPTH), Books::open(&folder.join("ledger"))?);
     let mut hits = Hits::default();
     let mut restarts = Vec::new();
     for kill in 1..=count {

@@ -6,19 +6,26 @@
 //! ```text
 //!   process ── starts, kills, never leaves one behind          scene ── a broker, its folder and its configuration
 //!   client  ── blocking connection, pipelined                  load ── many of them, every message in the ledger
-//!   kills · power_cuts · hostile · small · interop ── one story each, counted in a Tally      bench ── ratios
+//!   good    ── such a load with readers that follow it         figures ── latencies, slopes
+//!   kills · power_cuts · hostile · overload · idle · soak · small · interop ── one story each, counted in a Tally
+//!   bench   ── ratios
 //! ```
 #![deny(unsafe_code)]
 
 pub mod bench;
 pub mod client;
 pub mod cut;
+pub mod figures;
+pub mod good;
 pub mod hostile;
+pub mod idle;
 pub mod interop;
 pub mod kills;
 pub mod load;
+pub mod overload;
 pub mod power_cuts;
 pub mod process;
 pub mod scene;
 pub mod small;
+pub mod soak;
 pub mod tally;

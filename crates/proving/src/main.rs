@@ -5,9 +5,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use keepmq_proving::power_cuts::{self, Expected};
 use keepmq_proving::scene::Mode;
 use keepmq_proving::tally::Tally;
-use keepmq_proving::{bench, hostile, interop, kills, small};
+use keepmq_proving::{bench, hostile, idle, interop, kills, overload, small, soak};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[derive(Parser)]
 #[command(about = "Proves the product from outside: kills, power cuts, bad input, real clients")]
@@ -48,8 +49,21 @@ enum Verb {
         #[arg(long)]
         planted: Option<String>,
     },
-    /// Bad input.
-    Hostile,
+    /// Bad input, one by one and all at once while good clients work.
+    Hostile(hostile::Options),
+    /// Memory of connections that do nothing.
+    Idle,
+    /// More than the disk takes.
+    Overload {
+        /// Seconds for each way of flushing.
+        #[arg(long, default_value_t = 8)]
+        secs: u64,
+    },
+    /// Mixed load for a long time: memory must not grow, the books must balance.
+    Soak {
+        #[arg(long, default_value_t = 20)]
+        minutes: u64,
+    },
     /// `keepmq dev`, the README's first command.
     Dev,
     /// Memory of an idle broker and name server.
@@ -87,7 +101,10 @@ fn main() -> anyhow::Result<ExitCode> {
             let expected = planted.as_deref().map_or(Expected::Kept, Expected::Loss);
             power_cuts::run(&mut tally, &binary, expected, count, seed)?;
         }
-        Verb::Hostile => hostile::run(&mut tally, &binary)?,
+        Verb::Hostile(options) => hostile::run(&mut tally, &binary, &options)?,
+        Verb::Idle => idle::run(&mut tally, &binary)?,
+        Verb::Overload { secs } => overload::run(&mut tally, &binary, Duration::from_secs(secs))?,
+        Verb::Soak { minutes } => soak::run(&mut tally, &binary, Duration::from_secs(60 * minutes), seed)?,
         Verb::Dev => small::dev(&mut tally, &binary)?,
         Verb::Rss => small::rss(&mut tally, &binary)?,
         Verb::Interop(options) => interop::run(&mut tally, &binary, &options)?,

@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::cut::{CutDisk, lacking};
-use crate::load::{Books, Load, QUEUES, TOPIC};
+use crate::load::{Books, Load, Plan, QUEUES, TOPIC};
 use crate::process::{Folder, PATIENCE};
 use crate::scene::{Mode, Scene};
 use crate::tally::Tally;
@@ -76,7 +76,7 @@ fn story(binary: &Path, folder: &Path, expected: Expected<'_>, count: u64, seed:
     let mut restarts = Vec::new();
     let (mut broker, _) = scene.start_broker()?;
     Client::connect(scene.broker)?.create_topic(TOPIC, i32::try_from(QUEUES)?)?;
-    let load = Load::start(scene.broker, CONNECTIONS, DEPTH, Books::open(&folder.join("ledger"))?);
+    let load = Load::start(scene.broker, Plan::full(CONNECTIONS, DEPTH), Books::open(&folder.join("ledger"))?);
     for cut in 1..=count {
         load.wait_for(load.kept(), BETWEEN, PATIENCE).with_context(|| format!("before cut {cut}"))?;
         std::thread::sleep(Duration::from_micros(chance.below(100_000)));

@@ -172,6 +172,15 @@ pub fn free_port() -> Result<u16> {
     bail!("no free ports between 12000 and 30000")
 }
 
+/// Raises the limit of open files as far as it may be, for us and what we start; answers what it is then.
+pub fn raise_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    current.unwrap_or(u64::MAX)
+}
+
 /// A folder of its own, removed when this is dropped, unless it was told to stay.
 #[derive(Debug)]
 pub struct Folder {

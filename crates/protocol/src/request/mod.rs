@@ -387,7 +387,7 @@ impl<'b> Request<'b> {
 }
 
 fn body<T: DeserializeOwned>(what: &str, frame: &Frame<'_>) -> Result<Box<T>, Refusal> {
-    json::parse(frame.body).map(Box::new).map_err(|error| unreadable(what, &error))
+    json::parse_within(frame.body, json::VALUES_MAX_OF_CLIENTS).map(Box::new).map_err(|error| unreadable(what, &error))
 }
 
 fn text<'b>(what: &str, frame: &Frame<'b>) -> Result<Str<'b>, Refusal> {
