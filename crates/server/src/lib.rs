@@ -26,8 +26,8 @@ pub mod config;
 
 mod health;
 mod jobs;
-mod metrics;
 mod kvfile;
+mod metrics;
 mod stop;
 
 mod firstword;
