@@ -1,9 +1,10 @@
 //! Table look-ups and edits for operators and their tools; look-ups by offset and time for consumers.
 
+use crate::config::LiveConfig;
 use crate::cx::{Checked, Cx, not_appended, refuse};
 use crate::members::Members;
 use crate::pending::Stake;
-use crate::serve::{Answer, Serve};
+use crate::serve::{Answer, Serve, Task};
 use crate::tables::GroupsFile;
 use crate::topics::{MAX_QUEUES, edit_attributes, is_own};
 use keepmq_protocol::body::{DataVersion, SubscriptionGroup, TopicConfig};
@@ -14,6 +15,7 @@ use keepmq_protocol::request::{
     ViewMessage,
 };
 use keepmq_protocol::response::ResponseHeader;
+use keepmq_protocol::seam::Effect;
 use keepmq_protocol::{ConsumerGroup, LogOffset, Response, ResponseCode, Topic};
 use keepmq_store::{Disk, MetaRecord, QueueView, ReadPlan};
 use keepmq_world::Timestamp;
@@ -26,6 +28,9 @@ const VERSION_NAME: &str = "V5_3_3";
 
 /// Largest settings of a group, as JSON. With the longest retry policy they have about 1 KiB.
 const MAX_GROUP_BYTES: usize = 16 << 10;
+
+/// Largest change of the configuration. Every key that there is, with its value, has less.
+const MAX_CHANGE_BYTES: usize = 64 << 10;
 
 fn invalid(text: String) -> Box<Response> {
     refuse(ResponseCode::InvalidParameter, text)
@@ -337,10 +342,34 @@ pub(crate) fn group_stats<D: Disk>(from: Caller, request: &GroupStats<'_>, membe
 
 /// GET_BROKER_CONFIG 26.
 pub(crate) fn broker_config<D: Disk>(from: Caller, cx: &mut Cx<D>) {
-    let text: String = cx.config.shown.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
-    let version = json!(DataVersion::default()).to_string();
+    let text: String = cx.config.live.shown.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    let version = json!(cx.config_version).to_string();
     let header = ResponseHeader::Fields(vec![("version".into(), version)]);
     cx.reply(from, Response::ok().with_header(header).with_body(text));
+}
+
+/// UPDATE_BROKER_CONFIG 25, first half. Keys and files are the shell's; one change waits for the other.
+pub(crate) fn change_broker_config<D: Disk>(from: Caller, text: &str, changing: &mut Option<Caller>, cx: &mut Cx<D>) {
+    if text.len() > MAX_CHANGE_BYTES {
+        let text = format!("the properties have {} bytes: the limit is {MAX_CHANGE_BYTES}", text.len());
+        return cx.reply(from, *invalid(text));
+    }
+    if changing.is_some() {
+        let text = "another change of the configuration is being written: send this one again";
+        return cx.reply(from, Response::refuse(ResponseCode::SystemBusy, text));
+    }
+    *changing = Some(from);
+    cx.effects.push_back(Effect::Work(Task::Configure(text.to_owned())));
+}
+
+/// Lets another configuration hold. All that was made from the old one is made again.
+pub(crate) fn apply<D: Disk>(live: LiveConfig, cx: &mut Cx<D>) {
+    cx.pending.set_timeout(live.flush_timeout);
+    cx.store.keep_for(live.keep);
+    cx.tables.topics.reconfigure(&live, cx.now.wall);
+    cx.config_version.counter += 1;
+    cx.config_version.timestamp = cx.now.wall.0;
+    cx.config.live = live;
 }
 
 /// GET_BROKER_RUNTIME_INFO 28: the keys that tools read, and what we count. Numbers that we do not have are not made up:

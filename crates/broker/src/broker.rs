@@ -6,13 +6,14 @@ use crate::offsets::Commits;
 use crate::pull::Pulling;
 use crate::registration::{FAREWELL, Registration};
 use crate::send::Sending;
-use crate::serve::Task;
+use crate::serve::{Configured, Done, Task};
 use crate::tables::{Exports, Tables};
+use keepmq_protocol::body::perm;
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::request::PullFlags;
 use keepmq_protocol::seam::{Conn, Core, Effect, Event, Exit};
 use keepmq_protocol::{Request, Response, ResponseCode};
-use keepmq_store::{Disk, JobDone, JobError, Recovered, Store};
+use keepmq_store::{Disk, JobError, Recovered, Store};
 use keepmq_world::{Chance, Keyed, Mono, Now};
 use std::net::SocketAddr;
 
@@ -31,6 +32,8 @@ pub struct Broker<D: Disk> {
     commits: Commits,
     registration: Registration,
     exports: Exports,
+    /// Who waits for a change of the configuration.
+    changing: Option<Caller>,
     /// When `settle` ran last.
     settled_at: Option<Mono>,
 }
@@ -76,6 +79,7 @@ impl<D: Disk> Broker<D> {
             commits: Commits::new(),
             registration: Registration::new(&config, now.mono),
             exports: Exports::new(now),
+            changing: None,
             settled_at: None,
             cx: Cx::new(config, store, tables, now),
         })
@@ -110,6 +114,7 @@ impl<D: Disk> Broker<D> {
             | Request::DeleteTopic(_)
             | Request::CreateGroup(_)
             | Request::DeleteGroup(_)
+            | Request::ChangeBrokerConfig(_)
                 if !open =>
             {
                 let refusal = self.life.refusal();
@@ -155,12 +160,12 @@ impl<D: Disk> Broker<D> {
             Request::TopicStats(request) => admin::topic_stats(from, request, cx),
             Request::GroupStats(request) => admin::group_stats(from, request, &self.members, cx),
             Request::BrokerConfig => admin::broker_config(from, cx),
+            Request::ChangeBrokerConfig(text) => admin::change_broker_config(from, text, &mut self.changing, cx),
             Request::RuntimeInfo => {
                 admin::runtime_info(from, self.life == Life::Serving, self.pulling.parked(), cx);
             }
             Request::LockQueues(_)
             | Request::UnlockQueues(_)
-            | Request::ChangeBrokerConfig(_)
             | Request::PutKv(_)
             | Request::GetKv(_)
             | Request::DeleteKv(_)
@@ -186,6 +191,24 @@ impl<D: Disk> Broker<D> {
                 cx.reply(from, Response::refuse(ResponseCode::RequestCodeNotSupported, text));
             }
         }
+    }
+
+    /// UPDATE_BROKER_CONFIG 25, second half: what was changed holds from here on, and is answered.
+    fn configured(&mut self, configured: Configured) {
+        let to = self.changing.take().expect("a change is asked for before it is made");
+        let cx = &mut self.cx;
+        let response = match configured {
+            Configured::Refused { code, why } => Response::refuse(code, why),
+            Configured::Changed { live, remark } => {
+                let closes = live.permission & perm::READ == 0;
+                admin::apply(live, cx);
+                if closes {
+                    self.pulling.stop(cx);
+                }
+                Response { remark: remark.map(Into::into), ..Response::ok() }
+            }
+        };
+        cx.reply(to, response);
     }
 
     fn on_stop(&mut self) {
@@ -291,9 +314,9 @@ impl Life {
 
 impl<D: Disk> Core for Broker<D> {
     type Work = Task;
-    type Done = JobDone;
+    type Done = Done;
 
-    fn handle(&mut self, event: Event<'_, JobDone>, now: Now) {
+    fn handle(&mut self, event: Event<'_, Done>, now: Now) {
         if self.life == Life::Over {
             return;
         }
@@ -316,7 +339,8 @@ impl<D: Disk> Core for Broker<D> {
                 let known = self.registration.answered(call, &outcome, now.mono);
                 assert!(known, "only the registration makes calls: {call:?}");
             }
-            Event::Done(done) => {
+            Event::Done(Done::Configured(configured)) => self.configured(*configured),
+            Event::Done(Done::Job(done)) => {
                 if let Err(error) = self.cx.store.finished(done, now) {
                     self.on_failure(&error);
                 }

@@ -42,6 +42,11 @@ impl Pending {
         Self { waiting: VecDeque::new(), timeout, looked: 0 }
     }
 
+    /// From now on. Who waits already waits as long as was promised.
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -83,8 +88,7 @@ impl Pending {
         let mut given_up = 0;
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.due <= now) {
             self.looked -= waiting.looked();
-            let text = format!("not on disk within {} ms (syncFlushTimeout)", self.timeout.as_millis());
-            effects.push_back(waiting.unknown(&text));
+            effects.push_back(waiting.unknown("not on disk in time (syncFlushTimeout)"));
             given_up += 1;
         }
         given_up

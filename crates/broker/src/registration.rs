@@ -1,6 +1,6 @@
 use crate::config::BrokerConfig;
 use crate::cx::Cx;
-use keepmq_protocol::body::{DataVersion, RegisterBrokerBody, TopicTable};
+use keepmq_protocol::body::{DataVersion, RegisterBrokerBody, TopicConfig, TopicTable, perm};
 use keepmq_protocol::request::{RegisterBroker, RegisterBrokerHeader, UnregisterBroker};
 use keepmq_protocol::seam::{CallId, Outcome};
 use keepmq_protocol::{LogOffset, Request};
@@ -127,7 +127,14 @@ fn register<D: Disk>(cx: &Cx<D>) -> Request<'static> {
     let config = &cx.config;
     // The port for replicas is the one behind; nobody listens there yet, but clients show it.
     let ha = SocketAddr::new(config.address.ip(), config.address.port().saturating_add(1));
-    let topics = cx.tables.topics.all().into_iter().map(|(name, config)| (name.to_owned(), config.clone()));
+    // A broker that takes no messages, or gives none, says so of each topic.
+    let allowed = match config.live.permission {
+        all if all & perm::READ != 0 && all & perm::WRITE != 0 => !0,
+        less => less,
+    };
+    let topics = cx.tables.topics.all().into_iter();
+    let topics =
+        topics.map(|(name, config)| (name.to_owned(), TopicConfig { perm: config.perm & allowed, ..config.clone() }));
     let table = TopicTable { data_version: cx.tables.topics.version, topic_config_table: topics.collect() };
     Request::RegisterBroker(RegisterBroker {
         header: RegisterBrokerHeader {

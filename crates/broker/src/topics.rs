@@ -1,4 +1,4 @@
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, LiveConfig};
 use keepmq_protocol::body::{DataVersion, TopicConfig, perm};
 use keepmq_protocol::{LogOffset, OWN_PREFIX, RETRY_PREFIX, Topic};
 use keepmq_world::{Keyed, Map, Timestamp};
@@ -72,8 +72,8 @@ impl Topics {
             (config.cluster.clone(), 16, read_write | perm::INHERIT),
             (config.name.clone(), 1, read_write | perm::INHERIT),
         ];
-        if config.auto_create_topic {
-            system.push((DEFAULT_TOPIC.to_owned(), config.default_topic_queues, read_write | perm::INHERIT));
+        if config.live.auto_create_topic {
+            system.push(default_topic(&config.live));
         }
         for (name, queues, perm) in system {
             // A host name may be no topic name (it may hold dots); then this topic does not exist, as nobody could ask for it.
@@ -82,6 +82,18 @@ impl Topics {
             }
         }
         topics
+    }
+
+    /// What follows from a configuration that has changed. It is a new version: name servers are told other permissions, too.
+    pub(crate) fn reconfigure(&mut self, live: &LiveConfig, wall: Timestamp) {
+        let topic = Topic::new(DEFAULT_TOPIC).expect("it has only letters and digits");
+        if live.auto_create_topic {
+            let (name, queues, perm) = default_topic(live);
+            self.table.insert(topic, Entry { config: settings(name, queues, perm), system: true });
+        } else {
+            self.table.swap_remove(&topic);
+        }
+        self.next_version(wall);
     }
 
     fn next_version(&mut self, wall: Timestamp) {
@@ -173,6 +185,10 @@ impl Topics {
         };
         Ok(TopicConfig { topic_sys_flag: unit_flag, ..made })
     }
+}
+
+fn default_topic(live: &LiveConfig) -> (String, u32, i32) {
+    (DEFAULT_TOPIC.to_owned(), live.default_topic_queues, perm::READ | perm::WRITE | perm::INHERIT)
 }
 
 /// Settings with as many queues to read as to write.

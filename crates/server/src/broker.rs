@@ -5,11 +5,11 @@ use crate::failure::{ExitCode, Failure, Problem};
 use crate::health::{Health, Watched};
 use crate::jobs::{BrokerHands, Workers, spawn};
 use crate::stop::Stop;
-use keepmq_broker::{Broker, OpenBrokerError};
+use keepmq_broker::{Broker, Done, OpenBrokerError};
 use keepmq_disk::{LockError, OsDisk, StoreLock, free_bytes};
 use keepmq_net::{Inbox, Shard, Word, now};
 use keepmq_protocol::seam::Exit;
-use keepmq_store::{Flush, JobDone, OpenError, Recovered, Store};
+use keepmq_store::{Flush, OpenError, Recovered, Store};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ pub fn run(setup: BrokerSetup) -> Result<(), Failure> {
 /// A broker that is recovered and listens; nothing is answered yet.
 pub(crate) struct Opened {
     core: Arc<Mutex<Watched<Broker<OsDisk>>>>,
-    shard: Shard<JobDone>,
+    shard: Shard<Done>,
     hands: BrokerHands,
     workers: Workers,
     space: Space,
@@ -115,8 +115,9 @@ impl Opened {
             })?;
             listening.push(taken);
         }
+        let settings = setup.settings;
         let threads = |inbox| {
-            let (hands, workers) = BrokerHands::new(files, reader, inbox)?;
+            let (hands, workers) = BrokerHands::new(files, reader, settings, inbox)?;
             Ok((hands, workers, Space::watch(root, inbox.clone())?))
         };
         let (hands, workers, space) = threads(&shard.inbox()).map_err(|error: io::Error| thread_refused(&error))?;
@@ -124,7 +125,7 @@ impl Opened {
         Ok(Self { core, shard, hands, workers, space, listening, created, lock })
     }
 
-    pub(crate) fn inbox(&self) -> Inbox<JobDone> {
+    pub(crate) fn inbox(&self) -> Inbox<Done> {
         self.shard.inbox()
     }
 
@@ -171,7 +172,7 @@ struct Space {
 }
 
 impl Space {
-    fn watch(root: PathBuf, inbox: Inbox<JobDone>) -> io::Result<Self> {
+    fn watch(root: PathBuf, inbox: Inbox<Done>) -> io::Result<Self> {
         let free = Arc::new(AtomicU64::new(free_bytes(&root)?));
         inbox.post(Word::Space { free: free.load(Ordering::Relaxed) });
         let (stop, stopped) = channel();

@@ -9,11 +9,10 @@ use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::routing::get;
-use keepmq_broker::Broker;
+use keepmq_broker::{Broker, Done};
 use keepmq_disk::OsDisk;
 use keepmq_net::{Inbox, Word};
 use keepmq_protocol::seam::{Core, Effect, Event};
-use keepmq_store::JobDone;
 use keepmq_world::{Mono, Now};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -66,7 +65,7 @@ enum Phase {
 struct Serving {
     broker: Arc<Mutex<Watched<Broker<OsDisk>>>>,
     turns: Arc<AtomicU64>,
-    inbox: Inbox<JobDone>,
+    inbox: Inbox<Done>,
     free: Arc<AtomicU64>,
 }
 
@@ -80,7 +79,7 @@ impl Health {
     pub(crate) fn serving(
         &self,
         broker: Broker<OsDisk>,
-        inbox: Inbox<JobDone>,
+        inbox: Inbox<Done>,
         free: Arc<AtomicU64>,
     ) -> Arc<Mutex<Watched<Broker<OsDisk>>>> {
         let turns = Arc::new(AtomicU64::new(0));

@@ -5,14 +5,16 @@
 //!           └──syncs───▶ thread of the job's lane  ──▶ Word::Done, posted
 //!   Task::Serve ──in memory──▶ here                ──▶ Word::Reply at once
 //!             └──cold──▶ the reader                ──▶ Word::Reply, posted
+//!   Task::Configure ──▶ the thread of the configuration ──▶ Word::Done, posted
 //! ```
 
-use keepmq_broker::{Serve, Task};
+use crate::config::{self, Settings};
+use keepmq_broker::{Done, Serve, Task};
 use keepmq_disk::OsDisk;
 use keepmq_net::{Hands, Inbox, Word};
 use keepmq_protocol::seam::Core;
 use keepmq_protocol::{Response, ResponseCode};
-use keepmq_store::{Files, Job, JobDone, Lane, LogReader};
+use keepmq_store::{Files, Job, Lane, LogReader};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -51,6 +53,7 @@ pub(crate) struct BrokerHands {
     flush: SyncSender<Job>,
     background: SyncSender<Job>,
     reads: SyncSender<Serve>,
+    changes: SyncSender<String>,
 }
 
 /// The threads behind them. They end by themselves when the hands are dropped and what was handed out is done.
@@ -63,27 +66,30 @@ impl BrokerHands {
     pub(crate) fn new(
         files: Arc<Files<OsDisk>>,
         reader: LogReader<OsDisk>,
-        inbox: &Inbox<JobDone>,
+        settings: Settings,
+        inbox: &Inbox<Done>,
     ) -> io::Result<(Self, Workers)> {
         let (flush, flushes) = sync_channel(LANE);
         let (background, chores) = sync_channel(LANE);
         let (reads, asked) = sync_channel(READS);
+        let (changes, wanted) = sync_channel(1);
         let threads = vec![
             lane("flush", flushes, Arc::clone(&files), inbox.clone())?,
             lane("background", chores, Arc::clone(&files), inbox.clone())?,
             read("read", asked, reader.clone(), inbox.clone())?,
+            configure("configuration", wanted, settings, inbox.clone())?,
         ];
-        let hands = Self { files, reader, syncs: Syncs::for_this_machine(), flush, background, reads };
+        let hands = Self { files, reader, syncs: Syncs::for_this_machine(), flush, background, reads, changes };
         Ok((hands, Workers { threads }))
     }
 
-    fn job(&self, job: Job) -> Option<Word<JobDone>> {
+    fn job(&self, job: Job) -> Option<Word<Done>> {
         let (here, lane) = match job.lane() {
             Lane::Flush => (job.is_quick() || self.syncs == Syncs::Inline, &self.flush),
             Lane::Background => (false, &self.background),
         };
         if here {
-            return Some(Word::Done(job.run(&self.files)));
+            return Some(Word::Done(job.run(&self.files).into()));
         }
         match lane.try_send(job) {
             Ok(()) => None,
@@ -92,7 +98,7 @@ impl BrokerHands {
         }
     }
 
-    fn serve(&self, serve: Serve) -> Option<Word<JobDone>> {
+    fn serve(&self, serve: Serve) -> Option<Word<Done>> {
         if let Some(read) = self.reader.try_serve(&serve.plan) {
             return Some(Word::Reply { to: serve.to, response: serve.response(read) });
         }
@@ -105,13 +111,23 @@ impl BrokerHands {
             Err(TrySendError::Disconnected(_)) => panic!("the reader's thread lives as long as its hands"),
         }
     }
+
+    fn change(&self, text: String) {
+        if let Err(error) = self.changes.try_send(text) {
+            panic!("the core has one change under way, and the thread lives as long as its hands: {error}");
+        }
+    }
 }
 
-impl<C: Core<Work = Task, Done = JobDone>> Hands<C> for BrokerHands {
-    fn work(&mut self, work: Task) -> Option<Word<JobDone>> {
+impl<C: Core<Work = Task, Done = Done>> Hands<C> for BrokerHands {
+    fn work(&mut self, work: Task) -> Option<Word<Done>> {
         match work {
             Task::Job(job) => self.job(job),
             Task::Serve(serve) => self.serve(serve),
+            Task::Configure(text) => {
+                self.change(text);
+                None
+            }
         }
     }
 }
@@ -125,15 +141,10 @@ impl Workers {
     }
 }
 
-fn lane(
-    name: &str,
-    jobs: Receiver<Job>,
-    files: Arc<Files<OsDisk>>,
-    inbox: Inbox<JobDone>,
-) -> io::Result<JoinHandle<()>> {
+fn lane(name: &str, jobs: Receiver<Job>, files: Arc<Files<OsDisk>>, inbox: Inbox<Done>) -> io::Result<JoinHandle<()>> {
     spawn(name, move || {
         for job in jobs {
-            inbox.post(Word::Done(job.run(&files)));
+            inbox.post(Word::Done(job.run(&files).into()));
         }
     })
 }
@@ -142,12 +153,25 @@ fn read(
     name: &str,
     asked: Receiver<Serve>,
     reader: LogReader<OsDisk>,
-    inbox: Inbox<JobDone>,
+    inbox: Inbox<Done>,
 ) -> io::Result<JoinHandle<()>> {
     spawn(name, move || {
         for serve in asked {
             let response = serve.response(reader.serve(&serve.plan));
             inbox.post(Word::Reply { to: serve.to, response });
+        }
+    })
+}
+
+fn configure(
+    name: &str,
+    wanted: Receiver<String>,
+    mut settings: Settings,
+    inbox: Inbox<Done>,
+) -> io::Result<JoinHandle<()>> {
+    spawn(name, move || {
+        for text in wanted {
+            inbox.post(Word::Done(Done::Configured(Box::new(config::configure(&mut settings, &text)))));
         }
     })
 }
