@@ -164,7 +164,7 @@ pub(super) const KEYS: &[Key] = &[
     not_yet("transactionTimeOut", LONG, "6000", TRANSACTIONS),
     not_yet("transactionCheckMax", INT, "15", TRANSACTIONS),
     not_yet("transactionCheckInterval", LONG, "30000", TRANSACTIONS),
-    not_yet("transactionMetricFlushInterval", LONG, "10000", TRANSACTIONS),
+    no("transactionMetricFlushInterval", LONG, "3000", HALF),
     not_yet("transactionOpMsgMaxSize", INT, "4096", TRANSACTIONS),
     not_yet("transactionOpBatchInterval", INT, "3000", TRANSACTIONS),
     not_yet("aclEnable", BOOL, "false", ACL),
