@@ -42,7 +42,7 @@ impl Settings {
         for (name, value) in changes {
             let setting = self.settings.iter_mut().find(|setting| setting.key.name == name);
             let setting = setting.expect("what can be changed at once is honoured, so it has a value");
-            tracing::warn!("{name} was {}, and is {value} now, as a request wanted it", setting.value);
+            tracing::info!("{name} was {}, and is {value} now: a request has changed it", setting.value);
             *setting = Setting { value, origin: Origin::Request, ..*setting };
         }
         Ok((!notes.is_empty()).then(|| notes.join("; ")))

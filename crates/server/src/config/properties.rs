@@ -52,7 +52,8 @@ pub(super) fn edit(bytes: &[u8], changes: &[(&str, &str)]) -> Result<Vec<u8>, Ba
     let (mut text, latin) = decode(bytes);
     let end_of_line = if text.contains("\r\n") { "\r\n" } else { "\n" };
     for (key, value) in changes {
-        assert!(key.bytes().chain(value.bytes()).all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'));
+        let plain = |word: &str| word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+        assert!(plain(key) && plain(value), "what changes at once is a word or a number: {key}={value}");
         let lines = logical_lines(&text);
         let mut found = None;
         for logical in &lines {

@@ -78,7 +78,8 @@ fn the_black_list_is_the_operators() {
     for key in ["longPollingEnable=false", "fileReservedTime=1", "configBlackList=x"] {
         assert_eq!(settings.change(key).unwrap_err().code, ResponseCode::NoPermission, "{key}");
     }
-    assert_eq!(settings.change("syncFlushTimeout=1"), Ok(None));
+    assert_eq!(settings.change("syncFlushTimeout=+1"), Ok(None));
+    assert_eq!(settings.number::<u32>("syncFlushTimeout"), 1);
 }
 
 #[test]
