@@ -8,6 +8,7 @@ use crate::serve::{Answer, Serve, Task};
 use crate::tables::GroupsFile;
 use crate::topics::{MAX_QUEUES, edit_attributes, is_own};
 use keepmq_protocol::body::{DataVersion, SubscriptionGroup, TopicConfig};
+use keepmq_protocol::change::{Changing, properties};
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::json::write_object_keyed;
 use keepmq_protocol::request::{
@@ -28,9 +29,6 @@ const VERSION_NAME: &str = "V5_3_3";
 
 /// Largest settings of a group, as JSON. With the longest retry policy they have about 1 KiB.
 const MAX_GROUP_BYTES: usize = 16 << 10;
-
-/// Largest change of the configuration. Every key that there is, with its value, has less.
-const MAX_CHANGE_BYTES: usize = 64 << 10;
 
 fn invalid(text: String) -> Box<Response> {
     refuse(ResponseCode::InvalidParameter, text)
@@ -342,24 +340,18 @@ pub(crate) fn group_stats<D: Disk>(from: Caller, request: &GroupStats<'_>, membe
 
 /// GET_BROKER_CONFIG 26.
 pub(crate) fn broker_config<D: Disk>(from: Caller, cx: &mut Cx<D>) {
-    let text: String = cx.config.live.shown.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    let text = properties(&cx.config.live.shown);
     let version = json!(cx.config_version).to_string();
     let header = ResponseHeader::Fields(vec![("version".into(), version)]);
     cx.reply(from, Response::ok().with_header(header).with_body(text));
 }
 
-/// UPDATE_BROKER_CONFIG 25, first half. Keys and files are the shell's; one change waits for the other.
-pub(crate) fn change_broker_config<D: Disk>(from: Caller, text: &str, changing: &mut Option<Caller>, cx: &mut Cx<D>) {
-    if text.len() > MAX_CHANGE_BYTES {
-        let text = format!("the properties have {} bytes: the limit is {MAX_CHANGE_BYTES}", text.len());
-        return cx.reply(from, *invalid(text));
+/// UPDATE_BROKER_CONFIG 25, first half: the rest is the shell's.
+pub(crate) fn change_broker_config<D: Disk>(from: Caller, text: &str, changing: &mut Changing, cx: &mut Cx<D>) {
+    match changing.begin(from, text) {
+        Ok(text) => cx.effects.push_back(Effect::Work(Task::Configure(text))),
+        Err(refusal) => cx.reply(from, refusal),
     }
-    if changing.is_some() {
-        let text = "another change of the configuration is being written: send this one again";
-        return cx.reply(from, Response::refuse(ResponseCode::SystemBusy, text));
-    }
-    *changing = Some(from);
-    cx.effects.push_back(Effect::Work(Task::Configure(text.to_owned())));
 }
 
 /// Lets another configuration hold. All that was made from the old one is made again.

@@ -1,14 +1,15 @@
 use crate::admin;
-use crate::config::{BrokerConfig, OpenBrokerError};
+use crate::config::{BrokerConfig, LiveConfig, OpenBrokerError};
 use crate::cx::Cx;
 use crate::members::Members;
 use crate::offsets::Commits;
 use crate::pull::Pulling;
 use crate::registration::{FAREWELL, Registration};
 use crate::send::Sending;
-use crate::serve::{Configured, Done, Task};
+use crate::serve::{Done, Task};
 use crate::tables::{Exports, Tables};
 use keepmq_protocol::body::perm;
+use keepmq_protocol::change::{Changing, Configured};
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::request::PullFlags;
 use keepmq_protocol::seam::{Conn, Core, Effect, Event, Exit};
@@ -32,8 +33,7 @@ pub struct Broker<D: Disk> {
     commits: Commits,
     registration: Registration,
     exports: Exports,
-    /// Who waits for a change of the configuration.
-    changing: Option<Caller>,
+    changing: Changing,
     /// When `settle` ran last.
     settled_at: Option<Mono>,
 }
@@ -79,7 +79,7 @@ impl<D: Disk> Broker<D> {
             commits: Commits::new(),
             registration: Registration::new(&config, now.mono),
             exports: Exports::new(now),
-            changing: None,
+            changing: Changing::default(),
             settled_at: None,
             cx: Cx::new(config, store, tables, now),
         })
@@ -194,20 +194,16 @@ impl<D: Disk> Broker<D> {
     }
 
     /// UPDATE_BROKER_CONFIG 25, second half: what was changed holds from here on, and is answered.
-    fn configured(&mut self, configured: Configured) {
-        let to = self.changing.take().expect("a change is asked for before it is made");
+    fn configured(&mut self, configured: Configured<LiveConfig>) {
+        let (to, response, live) = self.changing.end(configured);
         let cx = &mut self.cx;
-        let response = match configured {
-            Configured::Refused { code, why } => Response::refuse(code, why),
-            Configured::Changed { live, remark } => {
-                let closes = live.permission & perm::READ == 0;
-                admin::apply(live, cx);
-                if closes {
-                    self.pulling.stop(cx);
-                }
-                Response { remark: remark.map(Into::into), ..Response::ok() }
+        if let Some(live) = live {
+            let closes = live.permission & perm::READ == 0;
+            admin::apply(live, cx);
+            if closes {
+                self.pulling.stop(cx);
             }
-        };
+        }
         cx.reply(to, response);
     }
 

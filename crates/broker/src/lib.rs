@@ -19,7 +19,7 @@ mod config;
 mod serve;
 pub use broker::Broker;
 pub use config::{BrokerConfig, LiveConfig, OpenBrokerError};
-pub use serve::{Answer, Configured, Done, Serve, Task};
+pub use serve::{Answer, Done, Serve, Task};
 
 mod cx;
 mod pending;

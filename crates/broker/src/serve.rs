@@ -1,6 +1,7 @@
 use crate::config::LiveConfig;
 use crate::topics::is_own;
 use bytes::Bytes;
+use keepmq_protocol::change::Configured;
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::record::{Record, decode_unchecked};
 use keepmq_protocol::response::{PullReply, ResponseHeader};
@@ -24,26 +25,7 @@ pub enum Done {
     /// [`Task::Job`].
     Job(JobDone),
     /// [`Task::Configure`].
-    Configured(Box<Configured>),
-}
-
-/// What became of a change of the configuration.
-#[derive(Debug)]
-pub enum Configured {
-    /// It is good, and kept where it can be.
-    Changed {
-        /// What holds from now on.
-        live: LiveConfig,
-        /// What the operator should know.
-        remark: Option<String>,
-    },
-    /// Nothing has changed.
-    Refused {
-        /// The code of the answer.
-        code: ResponseCode,
-        /// Which key, why, and what to do.
-        why: String,
-    },
+    Configured(Box<Configured<LiveConfig>>),
 }
 
 impl From<JobDone> for Done {

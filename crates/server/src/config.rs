@@ -11,7 +11,7 @@ mod properties;
 mod setup;
 
 pub use keys::{BROKER, NAME_SERVER, Table};
-pub(crate) use setup::configure;
+pub(crate) use setup::{configure_broker, configure_name_server};
 pub use setup::{BrokerSetup, NameServerSetup};
 
 use crate::failure::{ExitCode, Failure, Problem};

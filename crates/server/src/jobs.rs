@@ -72,12 +72,14 @@ impl BrokerHands {
         let (flush, flushes) = sync_channel(LANE);
         let (background, chores) = sync_channel(LANE);
         let (reads, asked) = sync_channel(READS);
-        let (changes, wanted) = sync_channel(1);
+        let (changes, configuration) = configuration(settings, inbox.clone(), |settings, text| {
+            Done::Configured(Box::new(config::configure_broker(settings, text)))
+        })?;
         let threads = vec![
             lane("flush", flushes, Arc::clone(&files), inbox.clone())?,
             lane("background", chores, Arc::clone(&files), inbox.clone())?,
             read("read", asked, reader.clone(), inbox.clone())?,
-            configure("configuration", wanted, settings, inbox.clone())?,
+            configuration,
         ];
         let hands = Self { files, reader, syncs: Syncs::for_this_machine(), flush, background, reads, changes };
         Ok((hands, Workers { threads }))
@@ -163,17 +165,20 @@ fn read(
     })
 }
 
-fn configure(
-    name: &str,
-    wanted: Receiver<String>,
+/// The thread that changes the configuration, and the way to ask it. It ends when nobody can ask any more.
+pub(crate) fn configuration<D: Send + 'static>(
     mut settings: Settings,
-    inbox: Inbox<Done>,
-) -> io::Result<JoinHandle<()>> {
-    spawn(name, move || {
+    inbox: Inbox<D>,
+    change: fn(&mut Settings, &str) -> D,
+) -> io::Result<(SyncSender<String>, JoinHandle<()>)> {
+    // The core has one change under way at a time: the channel never fills.
+    let (changes, wanted) = sync_channel::<String>(1);
+    let thread = spawn("configuration", move || {
         for text in wanted {
-            inbox.post(Word::Done(Done::Configured(Box::new(config::configure(&mut settings, &text)))));
+            inbox.post(Word::Done(change(&mut settings, &text)));
         }
-    })
+    })?;
+    Ok((changes, thread))
 }
 
 /// A thread with a small stack and a name.

@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// RocketMQ refuses these whatever `configBlackList` says.
-const NEVER: [&str; 2] = ["brokerConfigPath", "configBlackList"];
+const NEVER: [&str; 4] = ["brokerConfigPath", "configBlackList", "configStorePath", "kvConfigPath"];
 
 /// A key and what it shall be.
 type NewValue = (&'static str, String);

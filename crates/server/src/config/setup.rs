@@ -3,9 +3,10 @@
 use super::change::Refusal;
 use super::{Origin, Settings, address};
 use crate::failure::{ExitCode, Failure, Problem};
-use keepmq_broker::{BrokerConfig, Configured, LiveConfig};
+use keepmq_broker::{BrokerConfig, LiveConfig};
 use keepmq_nameserver::NameServerConfig;
 use keepmq_net::NetLimits;
+use keepmq_protocol::change::Configured;
 use keepmq_protocol::frame::FRAME_MAX;
 use keepmq_protocol::{BrokerName, Topic};
 use keepmq_store::{Flush, StoreConfig};
@@ -189,9 +190,9 @@ impl NameServerSetup {
         let listen = SocketAddr::new(ip(&settings, "bindAddress")?, settings.number("listenPort"));
         let config = NameServerConfig {
             broker_timeout: Duration::from_secs(120),
-            scan_every: Duration::from_millis(settings.number("scanNotActiveBrokerInterval")),
             max_brokers: 10_000,
             max_topics: 1_000_000,
+            live: names_live(&settings),
         };
         Ok(Self {
             config,
@@ -219,11 +220,33 @@ fn live(settings: &Settings) -> LiveConfig {
     }
 }
 
-/// Carries out a change that an operator has asked for.
-pub(crate) fn configure(settings: &mut Settings, text: &str) -> Configured {
-    match settings.change(text) {
-        Ok(remark) => Configured::Changed { live: live(settings), remark },
+/// Carries out a change of a broker's configuration that an operator has asked for.
+pub(crate) fn configure_broker(settings: &mut Settings, text: &str) -> Configured<LiveConfig> {
+    configured(settings.change(text), || live(settings))
+}
+
+/// The same of a name server's.
+pub(crate) fn configure_name_server(
+    settings: &mut Settings,
+    text: &str,
+) -> Configured<keepmq_nameserver::LiveConfig> {
+    configured(settings.change(text), || names_live(settings))
+}
+
+fn configured<L>(outcome: Result<Option<String>, Refusal>, live: impl FnOnce() -> L) -> Configured<L> {
+    match outcome {
+        Ok(remark) => Configured::Changed { live: live(), remark },
         Err(Refusal { code, why }) => Configured::Refused { code, why },
+    }
+}
+
+/// What may change while a name server runs.
+fn names_live(settings: &Settings) -> keepmq_nameserver::LiveConfig {
+    keepmq_nameserver::LiveConfig {
+        scan_every: Duration::from_millis(settings.number("scanNotActiveBrokerInterval")),
+        order_in_routes: settings.flag("orderMessageEnable"),
+        order_to_brokers: settings.flag("returnOrderTopicConfigToBroker"),
+        shown: settings.shown(),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::create_topic;
 use crate::testing::{A, B, World, config, live, message, pull};
-use crate::{BrokerConfig, Configured, Done, LiveConfig, Task};
+use crate::{BrokerConfig, Done, LiveConfig, Task};
 use keepmq_protocol::body::TopicConfig;
+use keepmq_protocol::change::Configured;
 use keepmq_protocol::header::Str;
 use keepmq_protocol::seam::{Effect, Event};
 use keepmq_protocol::{Request, Response, ResponseCode};
@@ -20,7 +21,7 @@ fn ask(world: &mut World, text: &'static str) -> (i32, Option<String>) {
     (asked, text)
 }
 
-fn configured(world: &mut World, configured: Configured) {
+fn configured(world: &mut World, configured: Configured<LiveConfig>) {
     world.event(Event::Done(Done::Configured(Box::new(configured))));
 }
 

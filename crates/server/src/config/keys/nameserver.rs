@@ -1,13 +1,16 @@
 //! Source: RocketMQ `NamesrvConfig`.
 
-use super::{BOOL, HOME, INT, Key, PORT, TEXT, honoured, no, not_yet, number};
+use super::{BOOL, HOME, INT, Key, PORT, TEXT, honoured, live, no, not_yet, number};
 
 /// What they say is done.
 pub(super) const HONOURED: &[Key] = &[
     honoured("listenPort", PORT, "9876"),
     honoured("bindAddress", TEXT, "0.0.0.0"),
     honoured("serverChannelMaxIdleTimeSeconds", number(1, 86_400), "120"),
-    honoured("scanNotActiveBrokerInterval", number(100, 3_600_000), "5000"),
+    live(honoured("orderMessageEnable", BOOL, "false")),
+    live(honoured("returnOrderTopicConfigToBroker", BOOL, "true")),
+    live(honoured("scanNotActiveBrokerInterval", number(100, 3_600_000), "5000")),
+    honoured("configBlackList", TEXT, "configBlackList;configStorePath;kvConfigPath"),
 ];
 
 /// All others.
@@ -17,8 +20,6 @@ pub(super) const KEYS: &[Key] = &[
     no("configStorePath", TEXT, "", NO_FILES),
     no("productEnvName", TEXT, "center", NO_FILES),
     not_yet("clusterTest", BOOL, "false", NS),
-    not_yet("orderMessageEnable", BOOL, "false", NS),
-    not_yet("returnOrderTopicConfigToBroker", BOOL, "true", NS),
     no("clientRequestThreadPoolNums", INT, "8", POOLS),
     no("defaultThreadPoolNums", INT, "16", POOLS),
     no("clientRequestThreadPoolQueueCapacity", INT, "50000", POOLS),
@@ -32,7 +33,6 @@ pub(super) const KEYS: &[Key] = &[
     not_yet("needWaitForService", BOOL, "false", NS),
     not_yet("waitSecondsForService", INT, "45", NS),
     not_yet("deleteTopicWithBrokerRegistration", BOOL, "false", NS),
-    no("configBlackList", TEXT, "", HOME),
 ];
 
 const NO_FILES: &str = "a name server keeps nothing on disk";
