@@ -350,7 +350,7 @@ pub(crate) fn broker_config<D: Disk>(from: Caller, cx: &mut Cx<D>) {
 pub(crate) fn change_broker_config<D: Disk>(from: Caller, text: &str, changing: &mut Changing, cx: &mut Cx<D>) {
     match changing.begin(from, text) {
         Ok(text) => cx.effects.push_back(Effect::Work(Task::Configure(text))),
-        Err(refusal) => cx.reply(from, refusal),
+        Err(refusal) => cx.reply(from, *refusal),
     }
 }
 

@@ -109,7 +109,7 @@ impl NameServer {
                     self.effects.push_back(Effect::Work(Task::Configure(text)));
                     return None;
                 }
-                Err(refusal) => refusal,
+                Err(refusal) => *refusal,
             },
             Request::PutKv(put) => return self.change_kv(from, &put.namespace, &put.key, Some(&put.value)),
             Request::DeleteKv(KvName { namespace, key }) => return self.change_kv(from, namespace, key, None),

@@ -34,14 +34,14 @@ pub struct Changing {
 
 impl Changing {
     /// What the shell is to check and keep; or why not now.
-    pub fn begin(&mut self, from: Caller, text: &str) -> Result<String, Response> {
+    pub fn begin(&mut self, from: Caller, text: &str) -> Result<String, Box<Response>> {
         if text.len() > CHANGE_MAX {
             let why = format!("the properties have {} bytes: the limit is {CHANGE_MAX}", text.len());
-            return Err(Response::refuse(ResponseCode::InvalidParameter, why));
+            return Err(Box::new(Response::refuse(ResponseCode::InvalidParameter, why)));
         }
         if self.to.is_some() {
             let why = "another change of the configuration is being written: send this one again";
-            return Err(Response::refuse(ResponseCode::SystemBusy, why));
+            return Err(Box::new(Response::refuse(ResponseCode::SystemBusy, why)));
         }
         self.to = Some(from);
         Ok(text.to_owned())
