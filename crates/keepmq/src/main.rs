@@ -56,6 +56,9 @@ struct Nameserver {
     /// Print every effective key with its value, where it comes from, and RocketMQ's default when different; then exit
     #[arg(short = 'p', long = "print")]
     print: bool,
+    /// Where its key-value configuration is kept, as kvConfig.json; wins over kvConfigPath [default: ~/namesrv]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -95,12 +98,14 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             let data = if *ephemeral { Data::Ephemeral } else { Data::Kept(kept()) };
             dev::run(&data, *port_base)
         }
-        Verb::Nameserver(Nameserver { config, listen, print }) => {
+        Verb::Nameserver(Nameserver { config, listen, data, print }) => {
             let by_listen = |listen: &SocketAddr| {
                 let (ip, port) = (listen.ip().to_string(), listen.port().to_string());
                 [("bindAddress", ip, "--listen"), ("listenPort", port, "--listen")]
             };
-            let flags: Vec<Flag> = listen.iter().flat_map(by_listen).collect();
+            let kept = data.iter().map(|data| data.join("kvConfig.json").display().to_string());
+            let by_data = kept.map(|path| ("kvConfigPath", path, "--data"));
+            let flags: Vec<Flag> = listen.iter().flat_map(by_listen).chain(by_data).collect();
             let setup = NameServerSetup::new(Settings::read(&NAME_SERVER, config.as_deref(), &flags)?)?;
             if *print {
                 return show(&setup.settings);

@@ -1,4 +1,4 @@
-//! The configuration of a running broker, from outside: a request changes it, the file keeps it, the next start reads it.
+//! The configuration of a running server, from outside: a request changes it, the file keeps it, the next start reads it.
 
 use keepmq_protocol::frame::{self, FRAME_MAX, Form};
 use keepmq_protocol::{Request, Response};
@@ -8,17 +8,17 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// `keepmq broker -c FILE` once it listens; killed when dropped.
-struct Broker(Child);
+/// `keepmq broker -c FILE` or `keepmq nameserver -c FILE` once it listens; killed when dropped.
+struct Server(Child);
 
-impl Broker {
-    fn start(file: &Path) -> Self {
+impl Server {
+    fn start(role: &str, file: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keepmq"));
-        command.args(["broker", "-c"]).arg(file).stdin(Stdio::null()).env_remove("RUST_LOG").env_remove("NAMESRV_ADDR");
+        command.args([role, "-c"]).arg(file).stdin(Stdio::null()).env_remove("RUST_LOG").env_remove("NAMESRV_ADDR");
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
         let mut said = String::new();
         let mut lines = BufReader::new(child.stderr.take().expect("its log is a pipe"));
-        while !said.contains("ready: listening on") {
+        while !said.contains("ready: ") {
             assert!(lines.read_line(&mut said).expect("it speaks UTF-8") > 0, "it ended before it was ready: {said}");
         }
         // Read on: a full pipe would stop it.
@@ -27,7 +27,7 @@ impl Broker {
     }
 }
 
-impl Drop for Broker {
+impl Drop for Server {
     fn drop(&mut self) {
         // Without a word, as a crash would: what was answered is kept already.
         let _ = self.0.kill().and_then(|()| self.0.wait());
@@ -86,7 +86,7 @@ fn a_change_holds_at_once_and_after_a_kill() {
     );
     std::fs::write(&file, &text).unwrap();
 
-    let broker = Broker::start(&file);
+    let broker = Server::start("broker", &file);
     let has = |line: &str| values(port).iter().any(|value| value == line);
     assert!(has("autoCreateTopicEnable=true") && has("syncFlushTimeout=5000"));
     assert!(!values(port).join("\n").contains("geheim"));
@@ -103,6 +103,36 @@ fn a_change_holds_at_once_and_after_a_kill() {
     assert_eq!(kept, text.replace("Enable : true", "Enable : false") + "syncFlushTimeout=7000\n");
 
     drop(broker);
-    let _again = Broker::start(&file);
+    let _again = Server::start("broker", &file);
     assert!(has("autoCreateTopicEnable=false") && has("syncFlushTimeout=7000"));
+}
+
+#[test]
+fn a_name_server_does_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("namesrv.conf");
+    // Not one of those that the other test may take at the same time.
+    let port = free_port() + 81;
+    let text = format!(
+        "# Names\nbindAddress=127.0.0.1\nlistenPort={port}\nkvConfigPath={}\n# how often\nscanNotActiveBrokerInterval=5000\n",
+        dir.path().join("kv.json").display()
+    );
+    std::fs::write(&file, &text).unwrap();
+    let change = |text: &'static str| ask(port, &Request::ChangeNameServerConfig(text.into()));
+    let has = |line: &str| {
+        let body = ask(port, &Request::NameServerConfig).body.concat();
+        String::from_utf8(body).expect("it speaks UTF-8").lines().any(|value| value == line)
+    };
+
+    let server = Server::start("nameserver", &file);
+    assert_eq!(change("kvConfigPath=/tmp/x").code, 16);
+    assert_eq!(change("listenPort=1").code, 29);
+    assert!(has("scanNotActiveBrokerInterval=5000"));
+    assert!(change("scanNotActiveBrokerInterval=1000").is_ok());
+    assert!(has("scanNotActiveBrokerInterval=1000"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text.replace("=5000", "=1000"));
+
+    drop(server);
+    let _again = Server::start("nameserver", &file);
+    assert!(has("scanNotActiveBrokerInterval=1000"));
 }

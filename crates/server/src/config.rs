@@ -11,8 +11,8 @@ mod properties;
 mod setup;
 
 pub use keys::{BROKER, NAME_SERVER, Table};
-pub(crate) use setup::{configure_broker, configure_name_server};
 pub use setup::{BrokerSetup, NameServerSetup};
+pub(crate) use setup::{configure_broker, configure_name_server};
 
 use crate::failure::{ExitCode, Failure, Problem};
 use keys::{Fate, Key, Kind};

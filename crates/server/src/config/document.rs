@@ -21,7 +21,7 @@ both. Blanks behind a value are taken off. A file that is no UTF-8 is read as IS
 value differently, a warning says so. `-p` prints every effective key with its value, where it comes from, and RocketMQ's \
 default where it differs, looks up no name, and exits.
 
-## Changes while the broker runs
+## Changes while a server runs
 
 UPDATE_BROKER_CONFIG (`mqadmin updateBrokerConfig -b ADDR -k KEY -v VALUE`) changes the keys marked **at once** below. A \
 request is taken as a whole or not at all: a key that is unknown, cannot change, does nothing or has a bad value refuses it \
@@ -31,6 +31,8 @@ a file they hold until the restart, and the answer says so. If the file cannot b
 
 `brokerPermission=4` takes a broker out of service gently, as in RocketMQ: routes lose the write permission at once, producers \
 that have not seen that yet are still served, except on ordered topics. `brokerPermission=2` refuses pulls.
+
+UPDATE_NAMESRV_CONFIG (`mqadmin updateNamesrvConfig`) does the same for a name server.
 
 ## Keys of KeepMQ's own
 

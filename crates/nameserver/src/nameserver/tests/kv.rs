@@ -52,7 +52,9 @@ fn delete(key: &str) -> Request<'_> {
 fn said(effects: Vec<Effect<Task>>) -> Vec<String> {
     let one = |effect| match effect {
         Effect::Reply { to, response } => format!("{}: {}", to.opaque, response.code),
-        Effect::Work(Task::Save(SaveKv { ticket, bytes })) => format!("{ticket} <- {}", String::from_utf8(bytes).unwrap()),
+        Effect::Work(Task::Save(SaveKv { ticket, bytes })) => {
+            format!("{ticket} <- {}", String::from_utf8(bytes).unwrap())
+        }
         Effect::Exit(exit) => format!("{exit:?}"),
         other => panic!("neither an answer nor a save: {other:?}"),
     };
@@ -97,7 +99,8 @@ fn a_save_that_fails_changes_nothing_and_the_next_one_stands_on_what_is_kept() {
     s.done(1, Ok(()));
     s.put("a", "2");
     s.put("b", "3");
-    let failed = s.event(Event::Done(Done::Saved(KvSaved { ticket: 2, outcome: Err(SaveError::NotSaved("no space".into())) })));
+    let failed =
+        s.event(Event::Done(Done::Saved(KvSaved { ticket: 2, outcome: Err(SaveError::NotSaved("no space".into())) })));
     let [Effect::Reply { response, .. }, Effect::Work(Task::Save(next))] = &failed[..] else { panic!("{failed:?}") };
     let remark = response.remark.as_deref().unwrap();
     assert!(response.code == 1 && remark.contains("no space") && remark.contains("try again"), "{remark}");

@@ -1,6 +1,7 @@
-use super::super::{BROKER, Flag};
+use super::super::{BROKER, Flag, NAME_SERVER, configure_name_server};
 use super::*;
 use crate::config::BrokerSetup;
+use keepmq_protocol::change::Configured;
 
 const FILE: &str = "# ours\nbrokerName = b\nautoCreateTopicEnable = true\nstorePathRootDir=/data\nbrokerIP1=10.0.0.5\n\
                     sendMessageThreadPoolNums=16\nobjectStoreSecretKey=geheim\n";
@@ -109,6 +110,27 @@ fn a_link_stays_a_link_and_rights_stay() {
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     assert!(fs::read_to_string(&path).unwrap().ends_with("brokerPermission=4\n"));
+}
+
+#[test]
+fn a_name_servers_configuration_changes_likewise() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("namesrv.conf");
+    fs::write(&path, "# ours\norderMessageEnable=false\nkvConfigPath=/x\n").unwrap();
+    let mut settings = Settings::read(&NAME_SERVER, Some(&path), &[]).unwrap();
+    let mut change = |text| match configure_name_server(&mut settings, text) {
+        Configured::Changed { live, .. } => Ok(live),
+        Configured::Refused { code, why } => Err((code as i32, why)),
+    };
+    for (text, code) in [("kvConfigPath=/y", 16), ("listenPort=1", 29), ("flushDiskType=SYNC_FLUSH", 29)] {
+        assert_eq!(change(text).unwrap_err().0, code, "{text}");
+    }
+    let live = change("orderMessageEnable=true\nscanNotActiveBrokerInterval=1000\n").unwrap();
+    assert!(live.order_in_routes && live.order_to_brokers);
+    assert_eq!(live.scan_every.as_secs(), 1);
+    assert!(live.shown.contains(&("orderMessageEnable".to_owned(), "true".to_owned())));
+    let kept = fs::read_to_string(&path).unwrap();
+    assert_eq!(kept, "# ours\norderMessageEnable=true\nkvConfigPath=/x\nscanNotActiveBrokerInterval=1000\n");
 }
 
 #[test]

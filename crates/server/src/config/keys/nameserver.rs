@@ -7,6 +7,7 @@ pub(super) const HONOURED: &[Key] = &[
     honoured("listenPort", PORT, "9876"),
     honoured("bindAddress", TEXT, "0.0.0.0"),
     honoured("serverChannelMaxIdleTimeSeconds", number(1, 86_400), "120"),
+    honoured("kvConfigPath", TEXT, ""),
     live(honoured("orderMessageEnable", BOOL, "false")),
     live(honoured("returnOrderTopicConfigToBroker", BOOL, "true")),
     live(honoured("scanNotActiveBrokerInterval", number(100, 3_600_000), "5000")),
@@ -16,7 +17,6 @@ pub(super) const HONOURED: &[Key] = &[
 /// All others.
 pub(super) const KEYS: &[Key] = &[
     no("rocketmqHome", TEXT, "", HOME),
-    no("kvConfigPath", TEXT, "", NO_FILES),
     no("configStorePath", TEXT, "", NO_FILES),
     no("productEnvName", TEXT, "center", NO_FILES),
     not_yet("clusterTest", BOOL, "false", NS),
@@ -35,6 +35,6 @@ pub(super) const KEYS: &[Key] = &[
     not_yet("deleteTopicWithBrokerRegistration", BOOL, "false", NS),
 ];
 
-const NO_FILES: &str = "a name server keeps nothing on disk";
+const NO_FILES: &str = "a name server keeps nothing on disk but its key-value configuration";
 const NS: &str = "this way to answer for routes";
 const POOLS: &str = "requests are not handed between thread pools: one event loop serves them";
