@@ -5,8 +5,11 @@ use anyhow::{Result, bail};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// One scenario; all, when none is named.
-    scenario: Option<String>,
+    /// Scenarios, by the beginning of their names; all, when none is named.
+    scenarios: Vec<String>,
+    /// Against a Java RocketMQ instead of the prototype.
+    #[arg(long)]
+    java: bool,
     /// Pairs of runs.
     #[arg(long, default_value_t = 3)]
     pairs: usize,
@@ -36,6 +39,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     if options.save {
         bench.arg("--save");
     }
-    bench.args(&options.scenario);
+    if options.java {
+        bench.arg("--java").arg(root().join("../shared/bench/java-peer/java-peer.sh"));
+    }
+    bench.args(&options.scenarios);
     Ok(!lines(&mut bench, |line| println!("{line}"))?)
 }

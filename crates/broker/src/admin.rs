@@ -358,7 +358,10 @@ pub(crate) fn change_broker_config<D: Disk>(from: Caller, text: &str, changing: 
 pub(crate) fn apply<D: Disk>(live: LiveConfig, cx: &mut Cx<D>) {
     cx.pending.set_timeout(live.flush_timeout);
     cx.store.keep_for(live.keep);
-    cx.tables.topics.reconfigure(&live, cx.now.wall);
+    let of_topics = |live: &LiveConfig| (live.permission, live.auto_create_topic, live.default_topic_queues);
+    if of_topics(&live) != of_topics(&cx.config.live) {
+        cx.tables.topics.reconfigure(&live, cx.now.wall);
+    }
     cx.config_version.counter += 1;
     cx.config_version.timestamp = cx.now.wall.0;
     cx.config.live = live;

@@ -332,7 +332,7 @@ impl<D: Disk> Core for Broker<D> {
                 }
             }
             Event::Answered { call, outcome } => {
-                let known = self.registration.answered(call, &outcome, now.mono);
+                let known = self.registration.answered(call, &outcome, &mut self.cx);
                 assert!(known, "only the registration makes calls: {call:?}");
             }
             Event::Done(Done::Configured(configured)) => self.configured(*configured),
@@ -362,7 +362,7 @@ impl<D: Disk> Core for Broker<D> {
 
     fn deadline(&self) -> Option<Mono> {
         let (cx, commit) = (&self.cx, self.cx.store.commit());
-        let registration = self.registration.deadline(cx.tables.topics.changed_at, commit);
+        let registration = self.registration.deadline();
         let exports = self.exports.deadline(&cx.tables, commit);
         let (commits, store) = (self.commits.deadline(), cx.store.deadline());
         // As `settle` and `poll_effect`: what is not looked at any more must not wake anybody.

@@ -19,9 +19,17 @@ pub(crate) struct Tables {
     /// End of the last record that was applied since the start.
     pub(crate) end: LogOffset,
     /// Records applied.
-    pub(crate) changes: u64,
+    changes: Changes,
     /// The key of all tables of this core.
     pub(crate) keyed: Keyed,
+}
+
+/// How often each table has changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Changes {
+    topics: u64,
+    groups: u64,
+    offsets: u64,
 }
 
 /// The tables in a snapshot. JSON: it can be read by people, and grows by fields.
@@ -58,7 +66,7 @@ impl Tables {
             groups: Groups::new(keyed, saved.groups_version, wall),
             offsets: Offsets::new(saved.offsets),
             end: LogOffset::default(),
-            changes: 0,
+            changes: Changes::default(),
             keyed,
         };
         let records =
@@ -77,7 +85,6 @@ impl Tables {
             if !self.fold(&record, LogOffset::default(), wall) {
                 return Err(format!("a record holds a name that is none: {record:?}"));
             }
-            self.changes += 1;
         }
         Ok(())
     }
@@ -87,11 +94,23 @@ impl Tables {
         assert!(self.fold(record, end, wall), "names are checked before a record is made of them: {record:?}");
         assert!(end >= self.end, "the log only grows: {end} < {}", self.end);
         self.end = end;
-        self.changes += 1;
     }
 
     /// False: a name is none.
     fn fold(&mut self, record: &MetaRecord, end: LogOffset, wall: Timestamp) -> bool {
+        let changes = &mut self.changes;
+        match record {
+            MetaRecord::Topic(_) => changes.topics += 1,
+            MetaRecord::TopicDeleted(_) => {
+                (changes.topics, changes.offsets) = (changes.topics + 1, changes.offsets + 1);
+            }
+            MetaRecord::Group(_) => changes.groups += 1,
+            MetaRecord::GroupDeleted { .. } => {
+                (changes.groups, changes.offsets) = (changes.groups + 1, changes.offsets + 1);
+            }
+            MetaRecord::Offsets(_) => changes.offsets += 1,
+            MetaRecord::QueueEnds(_) => {}
+        }
         match record {
             MetaRecord::Topic(config) => return self.topics.insert(config.clone(), end, wall),
             MetaRecord::TopicDeleted(topic) => {
@@ -127,12 +146,24 @@ impl Tables {
     /// The files that RocketMQ's broker reads at its start. Source: `TopicConfigManager`, `SubscriptionGroupManager`,
     /// `ConsumerOffsetManager`.
     pub(crate) fn export(&self) -> Vec<(&'static str, Vec<u8>)> {
+        vec![self.export_topics(), self.export_groups(), self.export_offsets()]
+    }
+
+    fn export_topics(&self) -> (&'static str, Vec<u8>) {
         let topics = TopicsFile { data_version: self.topics.version, topic_config_table: self.topics.records() };
+        ("config/topics.json", pretty(&topics))
+    }
+
+    fn export_groups(&self) -> (&'static str, Vec<u8>) {
         let groups = GroupsFile {
             data_version: self.groups.version,
             forbidden_table: BTreeMap::new(),
             subscription_group_table: self.groups.records(),
         };
+        ("config/subscriptionGroup.json", pretty(&groups))
+    }
+
+    fn export_offsets(&self) -> (&'static str, Vec<u8>) {
         let mut offset_table = BTreeMap::new();
         for (group, topics) in self.offsets.all() {
             for (topic, queues) in topics {
@@ -141,11 +172,7 @@ impl Tables {
         }
         // The version of this file only counts for RocketMQ's slaves.
         let offsets = OffsetsFile { data_version: DataVersion::default(), offset_table };
-        vec![
-            ("config/topics.json", pretty(&topics)),
-            ("config/subscriptionGroup.json", pretty(&groups)),
-            ("config/consumerOffset.json", pretty(&offsets)),
-        ]
+        ("config/consumerOffset.json", pretty(&offsets))
     }
 }
 
@@ -181,7 +208,7 @@ struct OffsetsFile<'t> {
 /// Says when the exports are due.
 pub(crate) struct Exports {
     /// `Tables::changes` when they were written last.
-    written: u64,
+    written: Changes,
     next_at: Mono,
 }
 
@@ -190,9 +217,12 @@ impl Exports {
     /// Writing them takes the core's time: large ones are written less often.
     const MORE_PER_MEBIBYTE: Duration = Duration::from_secs(1);
 
-    /// Due once after the start, whatever there is: somebody may have removed the files.
+    /// All are due once after the start, whatever there is: somebody may have removed the files.
     pub(crate) fn new(now: Now) -> Self {
-        Self { written: u64::MAX, next_at: now.mono + Self::EVERY }
+        Self {
+            written: Changes { topics: u64::MAX, groups: u64::MAX, offsets: u64::MAX },
+            next_at: now.mono + Self::EVERY,
+        }
     }
 
     /// The files, when they are due. What is not kept yet is not exported.
@@ -205,8 +235,19 @@ impl Exports {
         if now < self.next_at || self.written == tables.changes || tables.end > commit {
             return None;
         }
-        self.written = tables.changes;
-        let files = tables.export();
+        // A table with 100,000 topics is not written anew because somebody has committed an offset.
+        let (before, after) = (self.written, tables.changes);
+        self.written = after;
+        let mut files = Vec::new();
+        if before.topics != after.topics {
+            files.push(tables.export_topics());
+        }
+        if before.groups != after.groups {
+            files.push(tables.export_groups());
+        }
+        if before.offsets != after.offsets {
+            files.push(tables.export_offsets());
+        }
         let mebibytes = files.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() >> 20;
         let more = u32::try_from(mebibytes).map_or(Duration::MAX, |count| Self::MORE_PER_MEBIBYTE * count);
         self.next_at = now + Self::EVERY.saturating_add(more);

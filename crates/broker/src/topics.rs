@@ -2,7 +2,7 @@ use crate::config::{BrokerConfig, LiveConfig};
 use keepmq_protocol::body::{DataVersion, TopicConfig, perm};
 use keepmq_protocol::{LogOffset, OWN_PREFIX, RETRY_PREFIX, Topic};
 use keepmq_world::{Keyed, Map, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The topic whose settings new topics inherit.
 pub(crate) const DEFAULT_TOPIC: &str = "TBW102";
@@ -50,20 +50,87 @@ pub(crate) struct Topics {
     recorded: usize,
     /// Version of the table. Every start is a version of its own: it may have lost changes that were never kept.
     pub(crate) version: DataVersion,
-    /// End of the last record that changed it.
-    pub(crate) changed_at: LogOffset,
+    /// What has changed since the start.
+    pub(crate) changes: Changes,
 }
 
 struct Entry {
     config: TopicConfig,
     system: bool,
+    /// End of the record it stands in; 0 for what was there at the start.
+    end: LogOffset,
+}
+
+/// The latest changes of the topics, so that name servers need not be told of all topics whenever one is new.
+pub(crate) struct Changes {
+    latest: VecDeque<Change>,
+    /// Changes that are not in `latest` any more.
+    forgotten: u64,
+    /// The state behind the last of those.
+    before: Told,
+}
+
+struct Change {
+    topic: Topic,
+    told: Told,
+}
+
+/// A state of the table: after so many changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    end: LogOffset,
+    version: DataVersion,
+}
+
+/// Changes that are remembered.
+const REMEMBERED: usize = 16_384;
+
+impl Changes {
+    fn push(&mut self, topic: Topic, told: Told) {
+        if self.latest.len() == REMEMBERED
+            && let Some(first) = self.latest.pop_front()
+        {
+            self.forgotten += 1;
+            self.before = first.told;
+        }
+        self.latest.push_back(Change { topic, told });
+    }
+
+    /// Everything may have changed: no list of changes leads here from before.
+    fn everything(&mut self, version: DataVersion) {
+        let end = self.latest.back().map_or(self.before.end, |last| last.told.end);
+        self.forgotten += self.latest.len() as u64 + 1;
+        self.latest.clear();
+        self.before = Told { end, version };
+    }
+
+    /// How many changes are kept when the log is kept up to `commit`, and the table's version then. `None`: fewer than can be
+    /// told apart.
+    pub(crate) fn kept(&self, commit: LogOffset) -> Option<(u64, DataVersion)> {
+        if self.before.end > commit {
+            return None;
+        }
+        let kept = self.latest.partition_point(|change| change.told.end <= commit);
+        let version = kept.checked_sub(1).map_or(self.before.version, |last| self.latest[last].told.version);
+        Some((self.forgotten + kept as u64, version))
+    }
+
+    /// The topics that changes number `from` up to `until` were made to, each once. `None`: some are forgotten.
+    pub(crate) fn between(&self, from: u64, until: u64) -> Option<BTreeSet<&Topic>> {
+        let index = |number: u64| usize::try_from(number.checked_sub(self.forgotten)?).ok();
+        let changes = self.latest.range(index(from)?..index(until)?);
+        Some(changes.map(|change| &change.topic).collect())
+    }
 }
 
 impl Topics {
     /// The system topics. `version` is the last one known of the table before.
     pub(crate) fn new(keyed: Keyed, config: &BrokerConfig, version: DataVersion, wall: Timestamp) -> Self {
-        let mut topics = Self { table: keyed.map(), recorded: 0, version, changed_at: LogOffset::default() };
+        let before = Told { end: LogOffset::default(), version };
+        let changes = Changes { latest: VecDeque::new(), forgotten: 0, before };
+        let mut topics = Self { table: keyed.map(), recorded: 0, version, changes };
         topics.next_version(wall);
+        topics.changes.before.version = topics.version;
         let read_write = perm::READ | perm::WRITE;
         let mut system = vec![
             ("SELF_TEST_TOPIC".to_owned(), 1, read_write),
@@ -75,25 +142,28 @@ impl Topics {
         if config.live.auto_create_topic {
             system.push(default_topic(&config.live));
         }
+        let end = LogOffset::default();
         for (name, queues, perm) in system {
             // A host name may be no topic name (it may hold dots); then this topic does not exist, as nobody could ask for it.
             if let Ok(topic) = Topic::new(&name) {
-                topics.table.insert(topic, Entry { config: settings(name, queues, perm), system: true });
+                topics.table.insert(topic, Entry { config: settings(name, queues, perm), system: true, end });
             }
         }
         topics
     }
 
-    /// What follows from a configuration that has changed. It is a new version: name servers are told other permissions, too.
+    /// What follows from a configuration that has changed. Name servers are told all topics: permissions may have changed.
     pub(crate) fn reconfigure(&mut self, live: &LiveConfig, wall: Timestamp) {
         let topic = Topic::new(DEFAULT_TOPIC).expect("it has only letters and digits");
         if live.auto_create_topic {
             let (name, queues, perm) = default_topic(live);
-            self.table.insert(topic, Entry { config: settings(name, queues, perm), system: true });
+            self.table
+                .insert(topic, Entry { config: settings(name, queues, perm), system: true, end: LogOffset::default() });
         } else {
             self.table.swap_remove(&topic);
         }
         self.next_version(wall);
+        self.changes.everything(self.version);
     }
 
     fn next_version(&mut self, wall: Timestamp) {
@@ -136,22 +206,41 @@ impl Topics {
     /// Takes a topic from a record. False: its name is none.
     pub(crate) fn insert(&mut self, config: TopicConfig, end: LogOffset, wall: Timestamp) -> bool {
         let Ok(topic) = Topic::new(&config.topic_name) else { return false };
-        let before = self.table.insert(topic, Entry { config, system: false });
+        let before = self.table.insert(topic.clone(), Entry { config, system: false, end });
         self.recorded += usize::from(before.is_none_or(|before| before.system));
-        self.changed(end, wall);
+        self.changed(topic, end, wall);
         true
     }
 
     pub(crate) fn remove(&mut self, topic: &str, end: LogOffset, wall: Timestamp) {
-        if let Some(entry) = self.table.swap_remove(topic) {
+        if let Some((topic, entry)) = self.table.swap_remove_entry(topic) {
             self.recorded -= usize::from(!entry.system);
-            self.changed(end, wall);
+            self.changed(topic, end, wall);
         }
     }
 
-    fn changed(&mut self, end: LogOffset, wall: Timestamp) {
-        self.changed_at = end;
+    fn changed(&mut self, topic: Topic, end: LogOffset, wall: Timestamp) {
         self.next_version(wall);
+        // What was there at the start is no change since then.
+        if end == LogOffset::default() {
+            self.changes.before.version = self.version;
+        } else {
+            self.changes.push(topic, Told { end, version: self.version });
+        }
+    }
+
+    /// All names, to be gone through in pieces.
+    pub(crate) fn names(&self) -> Vec<Topic> {
+        self.table.keys().cloned().collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Its settings, if they are kept when the log is kept up to `commit`.
+    pub(crate) fn kept(&self, topic: &str, commit: LogOffset) -> Option<&TopicConfig> {
+        self.table.get(topic).filter(|entry| entry.end <= commit).map(|entry| &entry.config)
     }
 
     /// Settings of a topic that a send would create: inherited from `default`, which must allow that. The text says why not.

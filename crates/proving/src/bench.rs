@@ -1,14 +1,17 @@
 //! Ours and a reference alternately on the same machine: the ratio is what counts, absolute figures hold for one run only.
 
+mod servers;
+mod topics;
+
 use crate::client::Client;
-use crate::process::{Folder, Process, free_port};
-use crate::scene::{Mode, Scene};
+use crate::scene::Mode;
 use crate::tally::Tally;
 use anyhow::{Context, Result, bail, ensure};
 use keepmq_protocol::Request;
 use serde::Deserialize;
+use servers::{Contest, Server};
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,9 +21,15 @@ pub struct Options {
     /// The load generator.
     #[arg(long)]
     load: PathBuf,
-    /// The reference: a prototype of the write path.
+    /// The prototype of the write path.
     #[arg(long)]
     proto: PathBuf,
+    /// What starts a Java broker; then that is the reference, and not the prototype.
+    #[arg(long)]
+    java: Option<PathBuf>,
+    /// Version of the Java broker.
+    #[arg(long, default_value = "5.3.3")]
+    java_version: String,
     /// Pairs of runs; the median of their ratios counts.
     #[arg(long, default_value_t = 3)]
     pairs: usize,
@@ -30,8 +39,8 @@ pub struct Options {
     /// Keep the table in bench/results.
     #[arg(long)]
     save: bool,
-    /// One scenario; all, when none is named.
-    scenario: Option<String>,
+    /// Scenarios, by the beginning of their names; all, when none is named.
+    scenarios: Vec<String>,
 }
 
 /// One row of the table.
@@ -39,25 +48,46 @@ pub struct Options {
 struct Scenario {
     name: &'static str,
     mode: Mode,
-    /// Connections that send; 0: readers that pull what is there.
-    connections: usize,
+    work: Work,
 }
 
-const fn row(name: &'static str, mode: Mode, connections: usize) -> Scenario {
-    Scenario { name, mode, connections }
+/// What the load generator does.
+#[derive(Clone, Copy, Debug)]
+enum Work {
+    /// So many connections, each with so many sends under way.
+    Send { connections: usize, in_flight: usize },
+    /// As `Send`, and the reference is our own broker in ASYNC_FLUSH: what durability costs.
+    Durability { connections: usize },
+    /// Readers that pull what is there.
+    Pull,
+    /// A fixed rate in, readers that wait for it: the time from the one to the other.
+    EndToEnd,
+}
+
+const fn send(name: &'static str, mode: Mode, connections: usize, in_flight: usize) -> Scenario {
+    Scenario { name, mode, work: Work::Send { connections, in_flight } }
 }
 
 const SCENARIOS: &[Scenario] = &[
-    row("send-sync-1", Mode::Sync, 1),
-    row("send-sync-16", Mode::Sync, 16),
-    row("send-sync-64", Mode::Sync, 64),
-    row("send-async-1", Mode::Async, 1),
-    row("send-async-16", Mode::Async, 16),
-    row("send-async-64", Mode::Async, 64),
-    row("pull", Mode::Async, 0),
+    send("send-sync-1", Mode::Sync, 1, 1),
+    send("send-sync-16", Mode::Sync, 16, 1),
+    send("send-sync-64", Mode::Sync, 64, 1),
+    send("send-sync-256", Mode::Sync, 256, 1),
+    send("send-sync-4x64", Mode::Sync, 4, 64),
+    send("send-async-1", Mode::Async, 1, 1),
+    send("send-async-16", Mode::Async, 16, 1),
+    send("send-async-64", Mode::Async, 64, 1),
+    send("send-async-256", Mode::Async, 256, 1),
+    send("send-async-4x64", Mode::Async, 4, 64),
+    Scenario { name: "pull", mode: Mode::Async, work: Work::Pull },
+    Scenario { name: "e2e-sync", mode: Mode::Sync, work: Work::EndToEnd },
+    Scenario { name: "e2e-async", mode: Mode::Async, work: Work::EndToEnd },
+    Scenario { name: "durability-64", mode: Mode::Sync, work: Work::Durability { connections: 64 } },
 ];
 /// Messages that are there to be pulled.
 const TO_PULL: u64 = 300_000;
+/// Messages a second of the end-to-end scenarios.
+const PACE: u64 = 1_000;
 const TOPIC: &str = "Bench";
 
 /// What the load generator reports.
@@ -66,7 +96,9 @@ struct Run {
     rate: f64,
     p50_us: f64,
     p99_us: f64,
+    #[serde(default)]
     broker_cpu_us: f64,
+    #[serde(default)]
     rss_anon_kb: f64,
     /// Answers other than success.
     err: u64,
@@ -74,26 +106,25 @@ struct Run {
     n: u64,
 }
 
-/// A server that is measured.
-struct Server {
-    process: Process,
-    addr: SocketAddr,
-}
-
 /// Measures, prints, and keeps the table if asked to.
 pub fn run(tally: &mut Tally, binary: &Path, options: &Options) -> Result<()> {
-    let wanted = |scenario: &&Scenario| options.scenario.as_deref().is_none_or(|name| name == scenario.name);
-    let chosen: Vec<_> = SCENARIOS.iter().filter(wanted).collect();
-    if chosen.is_empty() {
-        let names: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+    let wanted = |name: &str| options.scenarios.is_empty() || options.scenarios.iter().any(|word| name.starts_with(word));
+    let chosen: Vec<_> = SCENARIOS.iter().filter(|scenario| wanted(scenario.name)).collect();
+    let with_topics = options.java.is_none() && wanted(topics::NAME);
+    if chosen.is_empty() && !with_topics {
+        let names: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).chain([topics::NAME]).collect();
         bail!("no such scenario; there are {}", names.join(", "));
     }
     let mut table = String::from(
-        "| scenario | ours msg/s | reference msg/s | ratio | p50 µs ours / ref | p99 µs ours / ref | CPU µs/msg ours / ref | messages per flush | RssAnon MiB |\n\
-         |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+        "| scenario | ours msg/s | reference msg/s | ratio | p50 µs ours / ref | ratio | p99 µs ours / ref | ratio | CPU µs/msg ours / ref | messages per flush | RssAnon MiB |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     println!("{table}");
     for scenario in chosen {
+        // A Java broker is no reference for what durability costs ours.
+        if options.java.is_some() && matches!(scenario.work, Work::Durability { .. }) {
+            continue;
+        }
         match measure(binary, options, scenario) {
             Ok(line) => {
                 println!("{line}");
@@ -103,108 +134,131 @@ pub fn run(tally: &mut Tally, binary: &Path, options: &Options) -> Result<()> {
             Err(error) => tally.fail(&format!("bench: {}", scenario.name), &format!("{error:#}")),
         }
     }
+    if with_topics {
+        match topics::measure(binary) {
+            Ok(lines) => {
+                println!("{lines}");
+                write!(table, "\n{lines}")?;
+                tally.pass("bench: topics");
+            }
+            Err(error) => tally.fail("bench: topics", &format!("{error:#}")),
+        }
+    }
     if options.save { save(&table, options) } else { Ok(()) }
 }
 
 fn measure(binary: &Path, options: &Options, scenario: &Scenario) -> Result<String> {
-    let folder = Folder::new("bench")?;
-    let scene = Scene::new(binary, folder.path())?.flushing(scenario.mode);
-    let (process, _) = scene.start_broker()?;
-    let ours = Server { process, addr: scene.broker };
-    // The better of the prototype's ways to keep the same promise.
-    let ways: &[&str] = if scenario.mode == Mode::Sync { &["sync", "inline"] } else { &["write"] };
-    let mut references = Vec::new();
-    for way in ways {
-        references.push(prototype(options, way, folder.path())?);
-    }
-    for server in references.iter().chain([&ours]) {
+    let contest = Contest::new(binary, options, scenario)?;
+    for server in contest.references.iter().chain([&contest.ours]) {
         prepare(options, scenario, server)?;
     }
+    let better = |run: &Run, than: &Run| match scenario.work {
+        Work::EndToEnd => run.p50_us < than.p50_us,
+        _ => run.rate > than.rate,
+    };
     let (mut pairs, mut flushed) = (Vec::new(), (0, 0));
     for _ in 0..options.pairs {
-        let before = flushes(&scene)?;
-        let mine = load(options, scenario, &ours)?;
-        let after = flushes(&scene)?;
+        let before = flushes(contest.ours.addr)?;
+        let mine = load(options, scenario, &contest.ours)?;
+        let after = flushes(contest.ours.addr)?;
         flushed = (flushed.0 + after.0 - before.0, flushed.1 + after.1 - before.1);
         let mut best: Option<Run> = None;
-        for reference in &references {
+        for reference in &contest.references {
             let run = load(options, scenario, reference)?;
-            if best.as_ref().is_none_or(|best| run.rate > best.rate) {
+            if best.as_ref().is_none_or(|best| better(&run, best)) {
                 best = Some(run);
             }
         }
         pairs.push((mine, best.context("there is a reference")?));
     }
+    contest.end()?;
     let median = |of: &dyn Fn(&(Run, Run)) -> f64| {
         let mut values: Vec<_> = pairs.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
+    let compared = |of: fn(&Run) -> f64, digits: usize| {
+        let (ours, reference) = (median(&|(ours, _)| of(ours)), median(&|(_, reference)| of(reference)));
+        (format!("{ours:.digits$}"), format!("{reference:.digits$}"), median(&|(a, b)| of(a) / of(b)))
+    };
+    let (rate, p50) = (compared(|run| run.rate, 0), compared(|run| run.p50_us, 0));
+    let (p99, cpu) = (compared(|run| run.p99_us, 0), compared(|run| run.broker_cpu_us, 1));
     let per_flush = match flushed {
         (0, _) => "–".to_owned(),
         (flushes, records) => format!("{:.1}", records as f64 / flushes as f64),
     };
     Ok(format!(
-        "| {} | {:.0} | {:.0} | **{:.2}** | {:.0} / {:.0} | {:.0} / {:.0} | {:.1} / {:.1} | {per_flush} | {:.0} |",
+        "| {} | {} | {} | **{:.2}** | {} / {} | {:.2} | {} / {} | {:.2} | {} / {} | {per_flush} | {:.0} |",
         scenario.name,
-        median(&|(ours, _)| ours.rate),
-        median(&|(_, reference)| reference.rate),
-        median(&|(ours, reference)| ours.rate / reference.rate),
-        median(&|(ours, _)| ours.p50_us),
-        median(&|(_, reference)| reference.p50_us),
-        median(&|(ours, _)| ours.p99_us),
-        median(&|(_, reference)| reference.p99_us),
-        median(&|(ours, _)| ours.broker_cpu_us),
-        median(&|(_, reference)| reference.broker_cpu_us),
+        rate.0,
+        rate.1,
+        rate.2,
+        p50.0,
+        p50.1,
+        p50.2,
+        p99.0,
+        p99.1,
+        p99.2,
+        cpu.0,
+        cpu.1,
         median(&|(ours, _)| ours.rss_anon_kb) / 1024.0,
     ))
 }
 
-fn prototype(options: &Options, way: &str, folder: &Path) -> Result<Server> {
-    let port = free_port()?;
-    let mut command = Command::new(&options.proto);
-    command.args(["--mode", way, "--port", &port.to_string(), "--prezero", "1024", "--file"]);
-    command.arg(folder.join(format!("proto-{way}.log")));
-    let mut process = Process::start(&command, &folder.join(format!("proto-{way}.said")))?;
-    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    process.wait_for(addr)?;
-    Ok(Server { process, addr })
-}
-
 /// Creates the topic, and fills it when it is to be pulled from; otherwise warms up.
 fn prepare(options: &Options, scenario: &Scenario, server: &Server) -> Result<()> {
-    let amount = match scenario.connections {
-        0 => ["--count", &TO_PULL.to_string(), "--secs", "60", "--warm", "0"].map(str::to_owned),
-        _ => ["--count", "1000000", "--secs", "1", "--warm", "0"].map(str::to_owned),
+    let to_pull = TO_PULL.to_string();
+    // A virtual machine that compiles while it runs needs longer until it is as fast as it gets.
+    let warm = if server.warms_up { "20" } else { "1" };
+    let words: &[&str] = match scenario.work {
+        Work::Pull => &["--count", &to_pull, "--secs", "60", "--warm", "0"],
+        _ => &["--count", "10000000", "--secs", warm, "--warm", "0"],
     };
-    let words: Vec<_> = ["send", "--create", "--conns", "64"].map(str::to_owned).into_iter().chain(amount).collect();
-    generate(options, server, &words).map(drop)
+    generate(options, server, &[&["send", "--create", "--conns", "64"], words].concat())?;
+    if server.warms_up && matches!(scenario.work, Work::Pull) {
+        load(options, scenario, server)?;
+    }
+    Ok(())
 }
 
 fn load(options: &Options, scenario: &Scenario, server: &Server) -> Result<Run> {
-    let (connections, secs) = (scenario.connections.to_string(), options.secs.to_string());
-    let words: Vec<&str> = match scenario.connections {
-        0 => vec!["pull", "--batch", "32", "--secs", "60"],
-        _ => vec!["send", "--conns", &connections, "--secs", &secs, "--warm", "1"],
-    };
-    generate(options, server, &words.into_iter().map(str::to_owned).collect::<Vec<_>>())
+    let (secs, pace) = (options.secs.to_string(), PACE.to_string());
+    // A tail needs more messages than a rate.
+    let long = (3 * options.secs).to_string();
+    match scenario.work {
+        Work::Pull => generate(options, server, &["pull", "--batch", "32", "--secs", "60"]),
+        Work::EndToEnd => {
+            generate(options, server, &["e2e", "--rate", &pace, "--secs", &long, "--warm", "1"])
+        }
+        Work::Send { connections, in_flight } => {
+            let (connections, in_flight) = (connections.to_string(), in_flight.to_string());
+            let words = ["send", "--conns", &connections, "--inflight", &in_flight, "--secs", &secs, "--warm", "1"];
+            generate(options, server, &words)
+        }
+        Work::Durability { connections } => {
+            let connections = connections.to_string();
+            generate(options, server, &["send", "--conns", &connections, "--secs", &secs, "--warm", "1"])
+        }
+    }
 }
 
-fn generate(options: &Options, server: &Server, words: &[String]) -> Result<Run> {
+fn generate(options: &Options, server: &Server, words: &[&str]) -> Result<Run> {
     let mut command = Command::new(&options.load);
     command.args(words).args(["--topic", TOPIC, "--json", "--addr", &server.addr.to_string()]);
-    command.args(["--pid", &server.process.id().to_string()]);
+    command.args(["--pid", &server.pid.to_string()]);
     let output = command.output().with_context(|| format!("cannot start {}", options.load.display()))?;
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?} ended with {}: {said}{errors}", output.status);
-    let run: Run = serde_json::from_str(&said).with_context(|| format!("{command:?} said {said}{errors}"))?;
+    // An end-to-end run also says, in a second line, how long the acknowledgements took.
+    let first = said.lines().next().unwrap_or_default();
+    let run: Run = serde_json::from_str(first).with_context(|| format!("{command:?} said {said}{errors}"))?;
     ensure!(run.err == 0 && run.n > 0, "{command:?}: {} answers were not success: {said}", run.err);
     Ok(run)
 }
 
-/// Flushes of the broker so far, and the records in them.
-fn flushes(scene: &Scene) -> Result<(u64, u64)> {
+/// Flushes of a broker of ours so far, and the records in them.
+fn flushes(broker: SocketAddr) -> Result<(u64, u64)> {
     #[derive(Deserialize)]
     struct Info {
         table: Table,
@@ -215,7 +269,7 @@ fn flushes(scene: &Scene) -> Result<(u64, u64)> {
         keepmq_flushes: String,
         keepmq_flushed_records: String,
     }
-    let response = Client::connect(scene.broker)?.must(&Request::RuntimeInfo)?;
+    let response = Client::connect(broker)?.must(&Request::RuntimeInfo)?;
     let Info { table } = serde_json::from_slice(&response.body.concat()).context("the broker's runtime information")?;
     Ok((table.keepmq_flushes.parse()?, table.keepmq_flushed_records.parse()?))
 }
@@ -228,13 +282,17 @@ fn save(table: &str, options: &Options) -> Result<()> {
     };
     let (date, commit) = (said("date", &["-u", "+%F-%H%M"])?, said("git", &["rev-parse", "--short", "HEAD"])?);
     let (kernel, cores) = (said("uname", &["-sr"])?, said("nproc", &[])?);
+    let (reference, words) = match &options.java {
+        None => ("the prototype of the write path (the better of its two ways for sync)".to_owned(), ""),
+        Some(_) => (format!("RocketMQ {} with the same kind of flushing, warmed up", options.java_version), " --java"),
+    };
     let text = format!(
-        "# {date}\n\nCommit {commit} or later, {kernel}, {cores} cores. 1 KB messages, {} pairs of {} s, medians; the reference is the \
-         prototype of the write path (the better of its two ways for sync).\n\n```sh\ncargo xtask bench --save\n```\n\n{table}",
+        "# {date}\n\nCommit {commit} or later, {kernel}, {cores} cores. 1 KB messages, {} pairs of {} s, medians; the reference is \
+         {reference}. `durability` compares SYNC_FLUSH with ASYNC_FLUSH, both ours.\n\n```sh\ncargo xtask bench{words} --save\n```\n\n{table}",
         options.pairs, options.secs
     );
     std::fs::create_dir_all("bench/results").context("cannot create bench/results")?;
-    let path = PathBuf::from(format!("bench/results/{date}.md"));
+    let path = PathBuf::from(format!("bench/results/{date}{}.md", if options.java.is_some() { "-java" } else { "" }));
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     println!("      kept in {}", path.display());
     Ok(())

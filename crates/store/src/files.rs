@@ -79,7 +79,10 @@ impl Chunks {
             let old = self.chunks.pop_front().expect("more than one is there");
             self.bytes -= old.bytes.len();
             if old.bytes.len() >= SPARE_BYTES && old.bytes.is_unique() {
-                spare = Some(Vec::from(old.bytes));
+                // The memory is wanted, not what lies in it: that would be appended to the log once more.
+                let mut emptied = Vec::from(old.bytes);
+                emptied.clear();
+                spare = Some(emptied);
             }
         }
         spare

@@ -6,7 +6,7 @@ use crate::files::{aside, failed, segment_path};
 use crate::queues::{BlockFile, BlockRef, BlockWrite, QueueIx};
 use bytes::Bytes;
 use keepmq_protocol::{LogOffset, QueueOffset};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -64,7 +64,7 @@ pub(crate) enum Task {
     /// A snapshot file.
     Snapshot(SnapshotFile),
     /// Files for Java.
-    Export(Vec<(&'static str, Bytes)>),
+    Export(BTreeMap<&'static str, Bytes>),
     /// First readable offsets of queues whose block straddles `min`.
     Survey { min: u64, firsts: Vec<(QueueIx, QueueOffset)> },
     /// Segments removed.

@@ -397,9 +397,9 @@ impl<D: Disk> Store<D> {
         self.config.keep = keep;
     }
 
-    /// Files for Java (`config/topics.json` …), to be written in the background; a newer set replaces one that waits.
+    /// Files for Java (`config/topics.json` …), to be written in the background; a newer one replaces one of the same name that waits.
     pub fn export(&mut self, files: Vec<(&'static str, Vec<u8>)>) {
-        self.upkeep.export(files.into_iter().map(|(name, bytes)| (name, Bytes::from(bytes))).collect());
+        self.upkeep.export(files.into_iter().map(|(name, bytes)| (name, Bytes::from(bytes))));
     }
 
     /// Appends no more; flushes, checkpoints, saves `tables` and `exports`. `is_closed` when all of it is durable.

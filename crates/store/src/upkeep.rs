@@ -12,7 +12,7 @@ use crate::store::Store;
 use bytes::Bytes;
 use keepmq_protocol::LogOffset;
 use keepmq_world::{Mono, Now, Timestamp};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ pub(crate) struct Upkeep {
     snapshot: Option<SnapshotFile>,
     /// Bytes of metadata records behind the newest snapshot.
     meta_bytes: u64,
-    exports: Option<Vec<(&'static str, Bytes)>>,
+    exports: BTreeMap<&'static str, Bytes>,
     retention: Retention,
     retention_at: Mono,
     opened: Now,
@@ -97,7 +97,7 @@ impl Upkeep {
             tables: None,
             snapshot: None,
             meta_bytes: restored.meta_bytes,
-            exports: None,
+            exports: BTreeMap::new(),
             retention: Retention::Idle,
             retention_at: now.mono + RETENTION_EVERY,
             opened: now,
@@ -131,8 +131,9 @@ impl Upkeep {
         self.meta_bytes = 0;
     }
 
-    pub(crate) fn export(&mut self, files: Vec<(&'static str, Bytes)>) {
-        self.exports = Some(files);
+    /// A newer file replaces one that waits.
+    pub(crate) fn export(&mut self, files: impl IntoIterator<Item = (&'static str, Bytes)>) {
+        self.exports.extend(files);
     }
 
     pub(crate) fn close(&mut self) {
@@ -144,7 +145,7 @@ impl Upkeep {
             && !self.busy
             && self.tables.is_none()
             && self.snapshot.is_none()
-            && self.exports.is_none()
+            && self.exports.is_empty()
             && self.piece.is_none()
             && self.slot.durable == synced
     }
@@ -364,7 +365,10 @@ impl<D: Disk> Store<D> {
             // `abort` goes last: until then RocketMQ would have to check everything.
             return None;
         }
-        let files = self.upkeep.exports.take()?;
+        if self.upkeep.exports.is_empty() {
+            return None;
+        }
+        let files = std::mem::take(&mut self.upkeep.exports);
         let mut steps = Vec::new();
         let mut dirs = BTreeSet::new();
         for (name, bytes) in &files {
@@ -561,7 +565,10 @@ impl<D: Disk> Store<D> {
             Task::Checkpoint { piece, .. } => self.upkeep.piece = piece,
             Task::Snapshot(file) => self.upkeep.snapshot = Some(file),
             Task::Export(files) => {
-                self.upkeep.exports.get_or_insert(files);
+                for (name, bytes) in files {
+                    // What came meanwhile is newer.
+                    self.upkeep.exports.entry(name).or_insert(bytes);
+                }
             }
             task => unreachable!("{task:?} may not run out of space"),
         }

@@ -8,8 +8,9 @@ use keepmq_protocol::request::{
     ConsumerList, CreateTopic, DeleteGroup, DeleteTopic, EarliestTime, GroupStats, MaxOffset, QueryOffset,
     SearchOffset, Send, TopicStats, Unregister, UpdateOffset, ViewMessage,
 };
+use keepmq_protocol::response::ResponseHeader;
 use keepmq_protocol::seam::{CallError, Effect, Event, Exit};
-use keepmq_protocol::{LogOffset, Request, Response, json};
+use keepmq_protocol::{LogOffset, Request, Response, ResponseCode, json};
 use std::time::Duration;
 
 mod configuration;
@@ -433,6 +434,50 @@ fn a_failed_sync_makes_everything_unknown_and_ends_the_broker() {
     world.pass(10 * SECOND);
 }
 
+/// A route as name servers answer with it.
+fn leads_to(broker: &str) -> Response {
+    let queues = format!(
+        r#"{{"brokerDatas":[],"filterServerTable":{{}},"queueDatas":[{{"brokerName":"{broker}","perm":6,"readQueueNums":1,"topicSysFlag":0,"writeQueueNums":1}}]}}"#
+    );
+    Response::ok().with_body(queues)
+}
+
+#[test]
+fn a_large_table_is_told_in_pieces_and_then_only_asked_after() {
+    let config = BrokerConfig { name_servers: vec!["ns:9876".into()], max_topics: 10_000, ..config() };
+    let mut before = World::new(BrokerConfig { name_servers: Vec::new(), ..config.clone() });
+    for number in 0..5_000 {
+        before.ask(A, create_topic(&format!("T{number}"), 1));
+    }
+    let mut world = World::over(before.disk.copy(), config);
+    let mut told = std::collections::BTreeSet::new();
+    let mut versions = Vec::new();
+    for _ in 0..2 {
+        let [(call, _, Request::RegisterBroker(register))] = &world.calls()[..] else { panic!() };
+        let table = &register.body.topic_config_serialize_wrapper;
+        told.extend(table.topic_config_table.keys().cloned());
+        versions.push(table.data_version);
+        assert!(!world.broker.is_registered());
+        world.answered(*call, Ok(Response::ok()));
+    }
+    assert!(world.broker.is_registered());
+    assert!((0..5_000).all(|number| told.contains(&format!("T{number}"))));
+    assert!(versions[0].counter < 0 && versions[1].counter > 0, "a part is not taken for the whole: {versions:?}");
+
+    world.pass(30 * SECOND);
+    let [(call, _, Request::QueryDataVersion(query))] = &world.calls()[..] else { panic!() };
+    assert_eq!(query.version, Some(versions[1]));
+    let changed = |changed: &str| {
+        Response::ok().with_header(ResponseHeader::Fields(vec![("changed".into(), changed.to_owned())]))
+    };
+    world.answered(*call, Ok(changed("false")));
+    assert!(world.calls().is_empty());
+    world.pass(30 * SECOND);
+    let [(call, ..)] = &world.calls()[..] else { panic!() };
+    world.answered(*call, Ok(changed("true")));
+    let [(_, _, Request::RegisterBroker(_))] = &world.calls()[..] else { panic!("it is told all again") };
+}
+
 #[test]
 fn name_servers_are_told_at_the_start_after_changes_and_again_after_failures() {
     let lost = || Err(CallError::Unreachable { peer: "ns:9876".into(), why: "refused".into() });
@@ -459,14 +504,25 @@ fn name_servers_are_told_at_the_start_after_changes_and_again_after_failures() {
     assert!(world.calls().is_empty(), "the topic is not kept yet");
     world.flush();
     let [(third, _, request)] = &world.calls()[..] else { panic!() };
-    assert!(topics(request).contains(&"T".to_owned()));
+    assert_eq!(topics(request), ["T"], "what has changed, not all");
     world.ask(A, create_topic("U", 1));
     world.ask(A, create_topic("V", 1));
     assert!(world.calls().is_empty(), "one at a time");
     world.answered(*third, Ok(Response::ok()));
+    // Does it know what it was told before?
+    let [(probe, _, Request::RouteInfo(route))] = &world.calls()[..] else { panic!() };
+    assert_eq!(route.topic, "SELF_TEST_TOPIC");
+    world.answered(*probe, Ok(leads_to("broker-a")));
+    world.pass(SECOND);
     let [(fourth, _, request)] = &world.calls()[..] else { panic!() };
-    assert!(topics(request).contains(&"V".to_owned()));
+    assert_eq!(topics(request), ["U", "V"], "gathered");
     world.answered(*fourth, Ok(Response::ok()));
+    let [(probe, ..)] = &world.calls()[..] else { panic!() };
+    world.answered(*probe, Ok(Response::refuse(ResponseCode::TopicNotExist, "it has been restarted")));
+    let [(fifth, _, request)] = &world.calls()[..] else { panic!() };
+    assert!(["T", "V", "TBW102"].iter().all(|topic| topics(request).contains(&(*topic).to_owned())));
+    world.answered(*fifth, Ok(Response::ok()));
+    assert!(world.broker.is_registered());
     world.pass(29 * SECOND);
     assert!(world.calls().is_empty());
     world.pass(SECOND);

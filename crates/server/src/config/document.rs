@@ -39,6 +39,7 @@ UPDATE_NAMESRV_CONFIG (`mqadmin updateNamesrvConfig`) does the same for a name s
 - `advertisedAddress`: where clients reach the broker, with the port that they must use where it is another one (`host:port`, \
 for containers). `brokerIP1` wins. Without either, the broker advertises the address by which it reaches its name server.
 - `allowClientRelax`: a producer's `WAIT=false` may then lower what SEND_OK promises.
+- `maxTopics`, `maxGroups`: most topics and groups of a broker; more are refused.
 - `adopt`: take over a store that another program has used since, as RocketMQ, or that is a copy.
 ";
 

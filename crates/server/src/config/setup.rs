@@ -155,8 +155,8 @@ impl BrokerSetup {
             register_every: millis("registerNameServerPeriod"),
             client_timeout: millis("channelExpiredTimeout"),
             max_parked: 100_000,
-            max_topics: 100_000,
-            max_groups: 100_000,
+            max_topics: settings.number("maxTopics"),
+            max_groups: settings.number("maxGroups"),
             live,
         };
         let limits = limits(&settings, FRAME_MAX.max(max_message_bytes + BESIDE_BODY))?;

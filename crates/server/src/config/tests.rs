@@ -108,7 +108,10 @@ fn our_defaults_are_javas_except_where_that_would_lose_messages() {
     let differing: Vec<_> =
         BROKER.keys().filter(|key| matches!(key.fate, Fate::Honoured { default } if default != key.java)).collect();
     let names: Vec<_> = differing.iter().map(|key| key.name).collect();
-    assert_eq!(names, ["metricsPromExporterHost", "allowClientRelax", "adopt", "flushDiskType"]);
+    assert_eq!(
+        names,
+        ["metricsPromExporterHost", "allowClientRelax", "adopt", "maxTopics", "maxGroups", "flushDiskType"]
+    );
 }
 
 /// What cores and shells are given, as text, so that any difference shows. Random parts are left out.
@@ -139,6 +142,8 @@ fn every_honoured_key_has_an_effect() {
         ("channelExpiredTimeout", "60000"),
         ("allowClientRelax", "true"),
         ("adopt", "true"),
+        ("maxTopics", "7"),
+        ("maxGroups", "7"),
         ("storePathRootDir", "/other"),
         ("mappedFileSizeCommitLog", "67108864"),
         ("flushDiskType", "ASYNC_FLUSH"),

@@ -194,6 +194,7 @@ impl CommitLog {
         } else {
             Bytes::from(std::mem::replace(&mut self.open, spare.unwrap_or_default()))
         };
+        assert!(self.open.is_empty(), "what is in the open buffer was appended: nothing was yet");
         self.sealed.push(Chunk { at, bytes });
     }
 

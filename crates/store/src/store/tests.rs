@@ -389,6 +389,25 @@ fn a_filter_and_a_search_by_time() {
     assert!(rig.store.earliest("U", 0).is_none());
 }
 
+#[test]
+fn a_buffer_that_is_filled_again_has_nothing_of_before_in_it() {
+    let config = StoreConfig { segment_bytes: 64 << 20, buffer_bytes: 1 << 20, zero_ahead: 0, ..config() };
+    let mut rig = Rig::new(config.clone());
+    rig.settle();
+    // More than what is remembered of the log's end, in chunks that are worth using again.
+    const LEN: usize = 300 << 10;
+    let mut end = LogOffset(0);
+    for n in 0..70 {
+        let appended = rig.append("T", &body(n, LEN)).unwrap();
+        assert!(appended.at == end, "message {n} is at {}, and {end} is the end of the one before", appended.at);
+        end = appended.end;
+        rig.settle();
+    }
+    assert_eq!((rig.bodies("T").len(), rig.store.commit()), (70, end));
+    let reopened = Rig::open(rig.disk.copy(), config, rig.now).unwrap();
+    assert_eq!(reopened.bodies("T"), (0..70).map(|n| body(n, LEN)).collect::<Vec<_>>());
+}
+
 mod dead_processes;
 mod power_cuts;
 mod refusals;

@@ -3,11 +3,11 @@
 use super::create_topic;
 use crate::testing::{A, B, World, config, live, message, pull};
 use crate::{BrokerConfig, Done, LiveConfig, Task};
-use keepmq_protocol::body::TopicConfig;
 use keepmq_protocol::change::Configured;
 use keepmq_protocol::header::Str;
 use keepmq_protocol::seam::{Effect, Event};
 use keepmq_protocol::{Request, Response, ResponseCode};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Asks for a change; the text that the shell is given.
@@ -93,16 +93,22 @@ fn a_broker_without_a_permission_says_so_on_its_routes_and_refuses() {
         request.order = true;
     }
     world.ask(A, ordered);
+    // All that the name server is told until it knows everything; it answers as one that has forgotten this broker, so that
+    // changes are followed by the whole.
     let routes = |world: &mut World| -> Vec<(String, i32)> {
-        let mut told = Vec::new();
-        // What is told while an earlier registration is under way follows it.
+        let mut told = BTreeMap::new();
         loop {
-            let calls = world.calls();
-            let Some((call, _, Request::RegisterBroker(request))) = calls.into_iter().next() else { return told };
-            let topics = request.body.topic_config_serialize_wrapper.topic_config_table.into_iter();
-            let perm = |(name, topic): (String, TopicConfig)| (name, topic.perm);
-            told = topics.map(perm).filter(|(name, _)| matches!(name.as_str(), "T" | "TBW102")).collect();
-            world.answered(call, Ok(Response::ok()));
+            world.pass(Duration::from_millis(60));
+            let Some((call, _, request)) = world.calls().into_iter().next() else { return told.into_iter().collect() };
+            match request {
+                Request::RegisterBroker(request) => {
+                    let topics = request.body.topic_config_serialize_wrapper.topic_config_table.into_iter();
+                    let topics = topics.filter(|(name, _)| matches!(name.as_str(), "T" | "TBW102"));
+                    told.extend(topics.map(|(name, topic)| (name, topic.perm)));
+                    world.answered(call, Ok(Response::ok()));
+                }
+                _ => world.answered(call, Ok(Response::refuse(ResponseCode::TopicNotExist, "no route"))),
+            }
         }
     };
     assert_eq!(routes(&mut world), [("T".to_owned(), 6), ("TBW102".to_owned(), 7)]);

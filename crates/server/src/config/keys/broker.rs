@@ -28,6 +28,8 @@ pub(super) const HONOURED: &[Key] = &[
     honoured("advertisedAddress", TEXT, ""),
     honoured_with("allowClientRelax", BOOL, "", "false"),
     honoured_with("adopt", BOOL, "", "false"),
+    honoured_with("maxTopics", number(1, 10_000_000), "", "200000"),
+    honoured_with("maxGroups", number(1, 10_000_000), "", "200000"),
 ];
 
 /// All others.
