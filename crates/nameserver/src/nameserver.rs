@@ -1,6 +1,8 @@
-use crate::routes::{Offer, Routes};
+use crate::kv::{Answers, Change, Kv, KvSaved, SaveKv};
+use crate::routes::{Offer, Routes, Sign};
+use keepmq_protocol::body::{KvConfig, KvTable, perm};
 use keepmq_protocol::frame::Caller;
-use keepmq_protocol::request::{QueryDataVersion, RegisterBroker, RouteInfo, UnregisterBroker};
+use keepmq_protocol::request::{BrokerHeartbeat, KvName, QueryDataVersion, RegisterBroker, RouteInfo, UnregisterBroker};
 use keepmq_protocol::response::ResponseHeader;
 use keepmq_protocol::seam::{Conn, Core, Effect, Event, Exit};
 use keepmq_protocol::{Request, Response, ResponseCode};
@@ -8,7 +10,6 @@ use keepmq_world::{Keyed, Map, Mono, Now};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::time::Duration;
 
 /// What a name server needs to know.
@@ -22,58 +23,101 @@ pub struct NameServerConfig {
     pub max_brokers: usize,
     /// Most topics.
     pub max_topics: usize,
+    /// Routes of ordered topics say on which brokers their queues are (`orderMessageEnable`; RocketMQ: no).
+    pub order_in_routes: bool,
+    /// A broker that registers is told which topics are ordered (`returnOrderTopicConfigToBroker`; RocketMQ: yes).
+    pub order_to_brokers: bool,
 }
 
 /// The name server.
 pub struct NameServer {
     config: NameServerConfig,
     routes: Routes,
+    kv: Kv,
     /// The age of every open connection: a higher number was opened later. What a driver calls it says nothing of that.
     ages: Map<Conn, u64>,
     opened: u64,
     next_scan: Mono,
-    effects: VecDeque<Effect<Infallible>>,
+    effects: VecDeque<Effect<SaveKv>>,
+    /// How it ends, once nobody waits for a save any more.
+    ending: Option<Exit>,
 }
 
 /// Longest silence that a broker may ask for; beyond it, clients would be sent to a dead one for longer than they wait.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
+/// The namespace of RocketMQ's own: topic → `broker-a:4;broker-b:4`.
+const ORDER_TOPIC_CONFIG: &str = "ORDER_TOPIC_CONFIG";
+
 /// What RocketMQ 5 appends to the text of a missing route.
 const FAQ: &str = "\nSee https://rocketmq.apache.org/docs/bestPractice/06FAQ for further details.";
 
 impl NameServer {
-    /// An empty one.
-    pub fn new(config: NameServerConfig, seed: u64) -> Self {
+    /// One that knows no broker yet, and of the key-value configuration what is on disk.
+    pub fn new(config: NameServerConfig, kv: KvConfig, seed: u64) -> Self {
         let routes = Routes::new(config.max_brokers, config.max_topics);
         Self {
             config,
             routes,
+            kv: Kv::new(kv),
             ages: Keyed::new(seed).map(),
             opened: 0,
             next_scan: Mono::default(),
             effects: VecDeque::new(),
+            ending: None,
         }
     }
 
-    fn answer(&mut self, from: &Caller, request: &Request<'_>, now: Now) -> Response {
+    /// `None`: the answer comes when something is on disk.
+    fn answer(&mut self, from: &Caller, request: &Request<'_>, now: Now) -> Option<Response> {
         let age =
             *self.ages.get(&from.conn).expect("a connection is opened before it asks and asks nothing once closed");
-        match request {
+        Some(match request {
+            Request::PutKv(put) => return self.change_kv(from, &put.namespace, &put.key, Some(&put.value)),
+            Request::DeleteKv(KvName { namespace, key }) => return self.change_kv(from, namespace, key, None),
+            Request::GetKv(KvName { namespace, key }) => match self.kv.get(namespace, key) {
+                Some(value) => Response::ok()
+                    .with_header(ResponseHeader::Fields(vec![(Cow::Borrowed("value"), value.clone())])),
+                None => not_found(format!("there is no key {key:?} in the namespace {namespace:?}")),
+            },
+            Request::ListKv(list) => match self.kv_table(&list.namespace) {
+                Some(table) => json(&table),
+                None => not_found(format!("there is no namespace {:?}", list.namespace)),
+            },
             Request::RegisterBroker(register) => self.register(register, from.conn, age, now),
             Request::UnregisterBroker(UnregisterBroker { broker_name, broker_addr, broker_id, .. }) => {
                 self.routes.unregister(broker_name, *broker_id, broker_addr, age);
                 Response::ok()
             }
-            Request::QueryDataVersion(query) => self.query_version(query, now),
+            Request::QueryDataVersion(query) => self.query_version(query, from.conn, age, now),
+            Request::BrokerHeartbeat(BrokerHeartbeat { broker_name: name, broker_addr: addr, broker_id: id, .. }) => {
+                // As RocketMQ: a broker that we do not know is not told so; it registers within its period.
+                self.routes.refresh(&Sign { name, id: *id, addr, conn: from.conn, age }, now.mono);
+                Response::ok()
+            }
             Request::RouteInfo(RouteInfo { topic, .. }) => match self.routes.of_topic(topic) {
-                Some(route) => json(&route),
+                Some(mut route) => {
+                    if self.config.order_in_routes {
+                        route.order_topic_conf = self.kv.get(ORDER_TOPIC_CONFIG, topic).cloned();
+                    }
+                    json(&route)
+                }
                 None => Response::refuse(
                     ResponseCode::TopicNotExist,
                     format!("No topic route info in name server for the topic: {topic}{FAQ}"),
                 ),
             },
             Request::ClusterInfo => json(&self.routes.clusters()),
+            Request::BrokerMembers(ask) => json(&self.routes.members(&ask.cluster, &ask.broker_name)),
             Request::TopicList => json(&self.routes.topics()),
+            Request::ClusterTopics(ask) => json(&self.routes.topics_of(&ask.cluster)),
+            Request::SystemTopics => json(&self.routes.system_topics()),
+            Request::WipeWrite(broker) => {
+                count("wipeTopicCount", self.routes.change_perm(&broker.broker_name, |perm| perm & !perm::WRITE))
+            }
+            Request::AddWrite(broker) => {
+                count("addTopicCount", self.routes.change_perm(&broker.broker_name, |_| perm::READ | perm::WRITE))
+            }
             Request::DeleteTopicRoute(delete) => {
                 self.routes.delete_topic(&delete.topic, delete.cluster.as_deref());
                 Response::ok()
@@ -82,7 +126,19 @@ impl NameServer {
                 ResponseCode::RequestCodeNotSupported,
                 format!(" request type {} not supported", other.code()),
             ),
+        })
+    }
+
+    fn change_kv(&mut self, from: &Caller, namespace: &str, key: &str, value: Option<&str>) -> Option<Response> {
+        if self.ending.is_some() {
+            return Some(Response::refuse(ResponseCode::ServiceNotAvailable, "this name server is about to end"));
         }
+        let (namespace, key) = (namespace.to_owned(), key.to_owned());
+        self.kv.change(*from, Change { namespace, key, value: value.map(str::to_owned) }).err()
+    }
+
+    fn kv_table(&self, namespace: &str) -> Option<KvTable> {
+        self.kv.namespace(namespace).map(|table| KvTable { table: table.clone() })
     }
 
     fn register(&mut self, register: &RegisterBroker<'_>, conn: Conn, age: u64, now: Now) -> Response {
@@ -108,20 +164,24 @@ impl NameServer {
             timeout,
         };
         match self.routes.register(&offer, now.mono) {
-            Ok(master) => Response::ok().with_header(ResponseHeader::Fields(
-                master
-                    .into_iter()
-                    .flat_map(|(addr, ha_addr)| [("masterAddr", addr), ("haServerAddr", ha_addr)])
-                    .map(|(name, value)| (Cow::Borrowed(name), value))
-                    .collect(),
-            )),
+            Ok(master) => {
+                let order = self.config.order_to_brokers.then(|| self.kv_table(ORDER_TOPIC_CONFIG)).flatten();
+                order.map_or_else(Response::ok, |order| json(&order)).with_header(ResponseHeader::Fields(
+                    master
+                        .into_iter()
+                        .flat_map(|(addr, ha_addr)| [("masterAddr", addr), ("haServerAddr", ha_addr)])
+                        .map(|(name, value)| (Cow::Borrowed(name), value))
+                        .collect(),
+                ))
+            }
             Err(refused) => Response::refuse(ResponseCode::SystemError, format!("register broker failed: {refused}")),
         }
     }
 
-    fn query_version(&mut self, query: &QueryDataVersion<'_>, now: Now) -> Response {
+    fn query_version(&mut self, query: &QueryDataVersion<'_>, conn: Conn, age: u64, now: Now) -> Response {
         let header = &query.header;
-        let known = self.routes.refresh(&header.broker_name, header.broker_id, &header.broker_addr, now.mono);
+        let (name, addr) = (&header.broker_name, &header.broker_addr);
+        let known = self.routes.refresh(&Sign { name, id: Some(header.broker_id), addr, conn, age }, now.mono);
         // "Changed" makes the broker say everything: also when we know nothing of it, or not surely all.
         let changed = known.is_none() || known != query.version;
         let fields = vec![(Cow::Borrowed("changed"), changed.to_string())];
@@ -143,15 +203,46 @@ impl NameServer {
     }
 }
 
+fn not_found(what: String) -> Response {
+    Response::refuse(ResponseCode::QueryNotFound, what)
+}
+
+fn count(name: &'static str, topics: usize) -> Response {
+    Response::ok().with_header(ResponseHeader::Fields(vec![(Cow::Borrowed(name), topics.to_string())]))
+}
+
 fn json(body: &impl Serialize) -> Response {
     Response::ok().with_body(serde_json::to_vec(body).expect("a body has text or numbers as keys"))
 }
 
-impl Core for NameServer {
-    type Work = Infallible;
-    type Done = Infallible;
+impl NameServer {
+    fn reply(&mut self, to: Caller, response: Response) {
+        if !to.oneway {
+            self.effects.push_back(Effect::Reply { to, response });
+        }
+    }
 
-    fn handle(&mut self, event: Event<'_, Infallible>, now: Now) {
+    fn reply_all(&mut self, answers: Answers) {
+        answers.into_iter().for_each(|(to, response)| self.reply(to, response));
+    }
+
+    /// Only when everything that has come in was looked at: one save for all changes that it brings.
+    fn save_or_end(&mut self) {
+        let mut answers = Answers::new();
+        let save = self.kv.next_save(&mut answers);
+        self.reply_all(answers);
+        self.effects.extend(save.map(Effect::Work));
+        if self.kv.is_idle() {
+            self.effects.extend(self.ending.take().map(Effect::Exit));
+        }
+    }
+}
+
+impl Core for NameServer {
+    type Work = SaveKv;
+    type Done = KvSaved;
+
+    fn handle(&mut self, event: Event<'_, KvSaved>, now: Now) {
         match event {
             Event::Opened { conn, .. } => {
                 self.opened += 1;
@@ -163,22 +254,33 @@ impl Core for NameServer {
                 self.routes.closed(conn);
             }
             Event::Request { from, request } => {
-                let response = self.answer(&from, &request, now);
-                if !from.oneway {
-                    self.effects.push_back(Effect::Reply { to: from, response });
+                if let Some(response) = self.answer(&from, &request, now) {
+                    self.reply(from, response);
                 }
             }
             Event::Answered { call, .. } => unreachable!("a name server asks nobody, yet {call:?} was answered"),
-            Event::Done(never) => match never {},
-            // It keeps nothing on disk.
+            Event::Done(done) => {
+                let mut answers = Answers::new();
+                let outcome = self.kv.saved(done, &mut answers);
+                self.reply_all(answers);
+                if let Err(what) = outcome {
+                    self.ending = Some(Exit::Disk(what));
+                }
+            }
+            // What it keeps is small; a full disk is told by the save that fails.
             Event::Space { .. } => {}
             Event::Tick if now.mono >= self.next_scan => self.scan(now.mono),
             Event::Tick => {}
-            Event::Stop => self.effects.push_back(Effect::Exit(Exit::Clean)),
+            Event::Stop => {
+                self.ending.get_or_insert(Exit::Clean);
+            }
         }
     }
 
-    fn poll_effect(&mut self) -> Option<Effect<Infallible>> {
+    fn poll_effect(&mut self) -> Option<Effect<SaveKv>> {
+        if self.effects.is_empty() {
+            self.save_or_end();
+        }
         self.effects.pop_front()
     }
 

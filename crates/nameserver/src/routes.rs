@@ -2,7 +2,8 @@
 
 use keepmq_protocol::BrokerName;
 use keepmq_protocol::body::{
-    BrokerData, ClusterInfo, DataVersion, QueueData, RouteData, TopicConfig, TopicList, TopicTable, perm,
+    BrokerData, BrokerMemberGroup, BrokerMembers, ClusterInfo, DataVersion, QueueData, RouteData, TOPICS_MAX, TopicConfig,
+    TopicList, TopicTable, perm,
 };
 use keepmq_protocol::seam::Conn;
 use keepmq_world::{Mono, planted};
@@ -15,6 +16,10 @@ const MASTER: i64 = 0;
 const TOPIC_MAX: usize = 255;
 /// Longest address: a host name of 253 characters, a colon, a port.
 const ADDR_MAX: usize = 259;
+/// Most queues of a topic on one broker: clients make a list of all of them.
+const QUEUES_MAX: u32 = 65_536;
+/// All bits that RocketMQ knows: 8 priority, 4 read, 2 write, 1 inherit.
+const PERM_MAX: i32 = 15;
 
 /// Who serves what.
 pub(crate) struct Routes {
@@ -25,6 +30,12 @@ pub(crate) struct Routes {
     replicas: usize,
     max_brokers: usize,
     max_topics: usize,
+}
+
+/// Whether `later` is this version or the next: nothing was said in between.
+fn follows(later: DataVersion, version: DataVersion) -> bool {
+    let next = version.counter.checked_add(1) == Some(later.counter) && later.state_version == version.state_version;
+    later == version || next
 }
 
 /// The replicas that share a broker name. Never empty.
@@ -43,8 +54,10 @@ struct Replica {
     age: u64,
     /// Epoch of the controller that made it what it is; 0 without one.
     state_version: i64,
-    /// Version of its topics, once it has surely said them all.
-    complete: Option<DataVersion>,
+    /// Version of its topics, as it has said last.
+    said: DataVersion,
+    /// It has surely said all topics of that version.
+    complete: bool,
     timeout: Duration,
     expires: Mono,
 }
@@ -64,6 +77,16 @@ pub(crate) struct Offer<'a> {
     pub(crate) timeout: Duration,
 }
 
+/// A broker's sign of life.
+pub(crate) struct Sign<'a> {
+    pub(crate) name: &'a str,
+    /// `None`: it does not say which of those that share the name it is; its address does.
+    pub(crate) id: Option<i64>,
+    pub(crate) addr: &'a str,
+    pub(crate) conn: Conn,
+    pub(crate) age: u64,
+}
+
 /// Why a registration was refused; nothing of it was taken.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
@@ -71,8 +94,16 @@ pub(crate) enum Refused {
     Name(#[from] keepmq_protocol::NameError),
     #[error("{addr:?} is no address of the form host:port")]
     Address { addr: String },
+    #[error("{id} is no broker id: a master has 0, a replica more")]
+    Id { id: i64 },
     #[error("{topic:?} cannot be a topic's name")]
     Topic { topic: String },
+    #[error("topic {topic:?} has {queues} queues; the limit is {QUEUES_MAX}")]
+    Queues { topic: String, queues: u32 },
+    #[error("topic {topic:?} has the permissions {perm}, which are no sum of 4 (read), 2 (write), 1 (inherit)")]
+    Perm { topic: String, perm: i32 },
+    #[error("it has {topics} topics; the limit of one broker is {TOPICS_MAX}")]
+    OwnTopics { topics: usize },
     #[error("{max} brokers are registered, which is the limit")]
     Brokers { max: usize },
     #[error("with its topics there would be {topics}; the limit is {max}")]
@@ -106,16 +137,22 @@ impl Routes {
         let before = group.replicas.len();
         group.replicas.retain(|id, replica| *id == offer.id || replica.addr != offer.addr);
         let old = group.replicas.remove(&offer.id);
-        // Java brokers also say single topics that have changed. One topic from a broker of which we know nothing is most
-        // likely that: its version must not pass for that of its whole table, or we would never ask for the rest.
-        let whole = offer.topics.topic_config_table.len() != 1 || old.is_some_and(|old| old.complete.is_some());
+        let said = offer.topics.data_version;
+        // Java brokers also say single topics that have changed. One topic from a broker of which we know nothing, or whose
+        // last word is missing, is most likely that: its version must not pass for that of its whole table, or we would
+        // never ask for the rest.
+        let whole = offer.topics.topic_config_table.len() != 1
+            || old.as_ref().is_some_and(|old| old.complete && follows(said, old.said));
+        // What tools have changed here holds until the broker has something new to say.
+        let new = old.is_none_or(|old| old.addr != offer.addr || !old.complete || old.said != said);
         let replica = Replica {
             addr: offer.addr.to_owned(),
             ha_addr: offer.ha_addr.to_owned(),
             conn: offer.conn,
             age: offer.age,
             state_version: offer.topics.data_version.state_version,
-            complete: whole.then_some(offer.topics.data_version),
+            said,
+            complete: whole,
             timeout: offer.timeout,
             expires: now + offer.timeout,
         };
@@ -128,7 +165,9 @@ impl Routes {
             // Nobody may write to a replica that stands in for its master.
             let mask = if offer.id != MASTER && offer.acting_master == Some(true) { !perm::WRITE } else { !0 };
             for (topic, config) in &offer.topics.topic_config_table {
-                self.put_queues(topic, offer.name, config, mask);
+                if new || !self.topics.get(topic).is_some_and(|brokers| brokers.contains_key(offer.name)) {
+                    self.put_queues(topic, offer.name, config, mask);
+                }
             }
         }
         Ok(master)
@@ -139,20 +178,35 @@ impl Routes {
         BrokerName::new(offer.name)?;
         BrokerName::new(offer.cluster)?;
         for addr in [offer.addr, offer.ha_addr] {
-            let port = addr.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            let port = addr.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+            let port = port.and_then(|(_, port)| port.parse::<u16>().ok()).filter(|port| *port > 0);
             if port.is_none() || addr.len() > ADDR_MAX || addr.chars().any(|c| c.is_control() || c == ' ') {
                 return Err(Refused::Address { addr: addr.chars().take(ADDR_MAX).collect() });
             }
+        }
+        if offer.id < MASTER {
+            return Err(Refused::Id { id: offer.id });
         }
         let known = self.brokers.get(offer.name).is_some_and(|group| group.replicas.contains_key(&offer.id));
         if !known && self.replicas >= self.max_brokers {
             return Err(Refused::Brokers { max: self.max_brokers });
         }
+        let offered = &offer.topics.topic_config_table;
+        if offered.len() > TOPICS_MAX as usize {
+            return Err(Refused::OwnTopics { topics: offered.len() });
+        }
         let mut topics = self.topics.len();
-        for topic in offer.topics.topic_config_table.keys() {
+        for (topic, config) in offered {
             // Looser than for clients: Java registers topics named after the broker and its cluster, which may have dots.
             if topic.is_empty() || topic.len() > TOPIC_MAX || topic.chars().any(char::is_control) {
                 return Err(Refused::Topic { topic: topic.chars().take(TOPIC_MAX).collect() });
+            }
+            let queues = config.read_queue_nums.max(config.write_queue_nums);
+            if queues > QUEUES_MAX {
+                return Err(Refused::Queues { topic: topic.clone(), queues });
+            }
+            if !(0..=PERM_MAX).contains(&config.perm) {
+                return Err(Refused::Perm { topic: topic.clone(), perm: config.perm });
             }
             topics += usize::from(!self.topics.contains_key(topic));
         }
@@ -243,10 +297,21 @@ impl Routes {
     }
 
     /// A sign of life. Answers the version of the broker's topics, when it has surely said them all.
-    pub(crate) fn refresh(&mut self, name: &str, id: i64, addr: &str, now: Mono) -> Option<DataVersion> {
-        let replica = self.brokers.get_mut(name)?.replicas.get_mut(&id).filter(|replica| replica.addr == addr)?;
+    pub(crate) fn refresh(&mut self, sign: &Sign<'_>, now: Mono) -> Option<DataVersion> {
+        let mut replicas = self.brokers.get_mut(sign.name)?.replicas.iter_mut();
+        let (_, replica) = replicas.find(|(id, replica)| {
+            replica.addr == sign.addr && sign.id.is_none_or(|said| said == **id) && replica.age <= sign.age
+        })?;
         replica.expires = now + replica.timeout;
-        replica.complete
+        // The broker has a new connection. The end of the old one may be told late, and is not its own.
+        (replica.conn, replica.age) = (sign.conn, sign.age);
+        replica.complete.then_some(replica.said)
+    }
+
+    /// Gives every topic of a broker other permissions; answers how many there are.
+    pub(crate) fn change_perm(&mut self, broker: &str, change: impl Fn(i32) -> i32) -> usize {
+        let queues = self.topics.values_mut().filter_map(|brokers| brokers.get_mut(broker));
+        queues.map(|queues| queues.perm = change(queues.perm)).count()
     }
 
     /// Forgets a topic, on all brokers or on those of one cluster.
@@ -289,7 +354,30 @@ impl Routes {
         info
     }
 
+    /// The replicas that share a name; none when it is unknown. As in RocketMQ the cluster is not looked at.
+    pub(crate) fn members(&self, cluster: &str, name: &str) -> BrokerMembers {
+        let broker_addrs = self.broker_data(name).map(|data| data.broker_addrs).unwrap_or_default();
+        let (broker_name, cluster) = (name.to_owned(), cluster.to_owned());
+        BrokerMembers { broker_member_group: BrokerMemberGroup { broker_addrs, broker_name, cluster } }
+    }
+
     pub(crate) fn topics(&self) -> TopicList {
         TopicList { broker_addr: None, topic_list: self.topics.keys().cloned().collect() }
+    }
+
+    /// Topics that have queues on a broker of this cluster.
+    pub(crate) fn topics_of(&self, cluster: &str) -> TopicList {
+        let belongs = |name: &String| self.brokers.get(name).is_some_and(|group| group.cluster == cluster);
+        let topics = self.topics.iter().filter(|(_, brokers)| brokers.keys().any(belongs));
+        TopicList { broker_addr: None, topic_list: topics.map(|(topic, _)| topic.clone()).collect() }
+    }
+
+    /// Topics named after clusters and brokers, and a broker that knows more of them.
+    pub(crate) fn system_topics(&self) -> TopicList {
+        let clusters = self.brokers.values().map(|group| &group.cluster);
+        let names: BTreeSet<&String> = clusters.chain(self.brokers.keys()).collect();
+        let mut replicas = self.brokers.values().flat_map(|group| group.replicas.values());
+        let broker_addr = replicas.next().map(|replica| replica.addr.clone());
+        TopicList { broker_addr, topic_list: names.into_iter().cloned().collect() }
     }
 }

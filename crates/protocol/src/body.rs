@@ -4,7 +4,8 @@ use crate::header::Str;
 use crate::json;
 use crate::message::tag_hash;
 use flate2::read::ZlibDecoder;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::io::Read;
 
@@ -248,7 +249,18 @@ pub struct TopicTable {
     /// Version of the table.
     pub data_version: DataVersion,
     /// By name.
+    #[serde(deserialize_with = "few_topics")]
     pub topic_config_table: BTreeMap<String, TopicConfig>,
+}
+
+/// Refuses too many before it makes topics of them.
+fn few_topics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, TopicConfig>, D::Error> {
+    let topics = serde_json::Map::deserialize(deserializer)?;
+    if topics.len() > TOPICS_MAX as usize {
+        return Err(D::Error::custom(format!("{} topics; the limit is {TOPICS_MAX}", topics.len())));
+    }
+    let read = |(name, topic)| serde_json::from_value(topic).map(|topic| (name, topic));
+    topics.into_iter().map(read).collect::<Result<_, _>>().map_err(D::Error::custom)
 }
 
 impl RegisterBrokerBody {
@@ -284,7 +296,11 @@ impl RegisterBrokerBody {
         let mut read = Self::default();
         let table = &mut read.topic_config_serialize_wrapper;
         table.data_version = json::parse(part(&mut rest)?).map_err(|error| error.to_string())?;
-        for _ in 0..number(&mut rest)? {
+        let topics = number(&mut rest)?;
+        if topics > TOPICS_MAX {
+            return Err(format!("it announces {topics} topics; the limit is {TOPICS_MAX}"));
+        }
+        for _ in 0..topics {
             let topic = TopicConfig::from_line(part(&mut rest)?)?;
             table.topic_config_table.insert(topic.topic_name.clone(), topic);
         }
@@ -304,6 +320,8 @@ const HAS_REGISTER_BODY: i32 = 37;
 const HAS_QUEUE_MAPPINGS: i32 = 413;
 /// Most bytes of a compressed body when inflated; 100,000 topics have a tenth of it.
 const INFLATED_MAX: u64 = 64 * 1024 * 1024;
+/// Most topics of one registration, twice what a broker of ours has at most: a topic takes some ten times the memory of its text.
+pub const TOPICS_MAX: u32 = 200_000;
 
 fn number(rest: &mut &[u8]) -> Result<u32, String> {
     let (number, behind) = rest.split_first_chunk().ok_or("it ends inside a number")?;
@@ -398,6 +416,39 @@ pub struct TopicList {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub broker_addr: Option<String>,
     pub topic_list: Vec<String>,
+}
+
+/// Body of the answer to GET_BROKER_MEMBER_GROUP 901. Source: RocketMQ `GetBrokerMemberGroupResponseBody`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the names are RocketMQ's")]
+pub struct BrokerMembers {
+    pub broker_member_group: BrokerMemberGroup,
+}
+
+/// The replicas that share a broker name. Source: RocketMQ `BrokerMemberGroup`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the names are RocketMQ's")]
+pub struct BrokerMemberGroup {
+    pub broker_addrs: BTreeMap<i64, String>,
+    pub broker_name: String,
+    pub cluster: String,
+}
+
+/// Body of the answers to GET_KVLIST_BY_NAMESPACE 219 and to a registration. Source: RocketMQ `KVTable`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are RocketMQ's")]
+pub struct KvTable {
+    pub table: BTreeMap<String, String>,
+}
+
+/// Everything in `kvConfig.json`. Source: RocketMQ `KVConfigSerializeWrapper`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KvConfig {
+    /// Namespace → key → value. Not optional: a file without it is none of RocketMQ's.
+    pub config_table: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// A subscription expression as a header carries it.

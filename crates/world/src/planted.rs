@@ -16,6 +16,7 @@ pub const BUGS: &[(&str, &str)] = &[
     ("reply-to-wrong-request", "two replies that wait for the same flush are swapped"),
     ("stale-unregister-wins", "a late unregistration removes a fresh registration"),
     ("batch-cut-in-the-middle", "recovery keeps the first messages of a batch whose end is torn"),
+    ("kv-answered-before-saved", "a name server answers a change of its key-value configuration before it is on disk"),
 ];
 
 #[cfg(feature = "planted")]

@@ -1,7 +1,11 @@
+mod kv;
+
 use super::*;
 use keepmq_protocol::body::{DataVersion, RegisterBrokerBody, TopicConfig};
 use keepmq_protocol::frame::{Form, Language};
-use keepmq_protocol::request::{DeleteTopic, QueryDataVersionHeader, RegisterBrokerHeader};
+use keepmq_protocol::request::{
+    BrokerMembers, ClusterTopics, DeleteTopic, OneBroker, QueryDataVersionHeader, RegisterBrokerHeader,
+};
 use keepmq_world::Timestamp;
 
 /// A name server and what a story does with it. Connections are numbers; a story opens them before it uses them.
@@ -9,6 +13,8 @@ struct Story {
     server: NameServer,
     seconds: u64,
     opaque: i32,
+    /// What brokers that register ask for.
+    timeout_ms: Option<i64>,
 }
 
 const CONFIG: NameServerConfig = NameServerConfig {
@@ -16,10 +22,12 @@ const CONFIG: NameServerConfig = NameServerConfig {
     scan_every: Duration::from_secs(5),
     max_brokers: 3,
     max_topics: 4,
+    order_in_routes: true,
+    order_to_brokers: true,
 };
 
 fn story() -> Story {
-    Story { server: NameServer::new(CONFIG, 7), seconds: 100, opaque: 0 }
+    Story { server: NameServer::new(CONFIG, KvConfig::default(), 7), seconds: 100, opaque: 0, timeout_ms: None }
 }
 
 impl Story {
@@ -27,7 +35,7 @@ impl Story {
         Now { mono: Mono(self.seconds * 1_000_000_000), wall: Timestamp(0) }
     }
 
-    fn event(&mut self, event: Event<'_, Infallible>) -> Vec<Effect<Infallible>> {
+    fn event(&mut self, event: Event<'_, KvSaved>) -> Vec<Effect<SaveKv>> {
         let now = self.now();
         self.server.handle(event, now);
         std::iter::from_fn(|| self.server.poll_effect()).collect()
@@ -43,19 +51,23 @@ impl Story {
     }
 
     fn ask(&mut self, conn: u64, request: Request<'_>) -> Response {
+        let from = self.caller(conn);
+        let mut effects = self.event(Event::Request { from, request });
+        match (effects.pop(), effects.is_empty()) {
+            (Some(Effect::Reply { to, response }), true) if to == from => response,
+            other => panic!("one reply to the one who asked, not {other:?}"),
+        }
+    }
+
+    fn caller(&mut self, conn: u64) -> Caller {
         self.opaque += 1;
-        let from = Caller {
+        Caller {
             conn: Conn(conn),
             opaque: self.opaque,
             form: Form::Json,
             oneway: false,
             version: 479,
             language: Language::Java,
-        };
-        let mut effects = self.event(Event::Request { from, request });
-        match (effects.pop(), effects.is_empty()) {
-            (Some(Effect::Reply { to, response }), true) if to == from => response,
-            other => panic!("one reply to the one who asked, not {other:?}"),
         }
     }
 
@@ -65,10 +77,21 @@ impl Story {
     }
 
     fn register_as(&mut self, conn: u64, name: &str, id: i64, addr: &str, epoch: i64, topics: &str) -> Response {
+        self.register_topics(conn, (name, id, addr), version(epoch), topics, &TopicConfig::default())
+    }
+
+    fn register_topics(
+        &mut self,
+        conn: u64,
+        (name, id, addr): (&str, i64, &str),
+        version: DataVersion,
+        topics: &str,
+        like: &TopicConfig,
+    ) -> Response {
         let mut body = RegisterBrokerBody::default();
-        body.topic_config_serialize_wrapper.data_version = version(epoch);
+        body.topic_config_serialize_wrapper.data_version = version;
         for topic in topics.split_whitespace() {
-            let config = TopicConfig { topic_name: topic.to_owned(), ..TopicConfig::default() };
+            let config = TopicConfig { topic_name: topic.to_owned(), ..like.clone() };
             body.topic_config_serialize_wrapper.topic_config_table.insert(topic.to_owned(), config);
         }
         let header = RegisterBrokerHeader {
@@ -77,7 +100,7 @@ impl Story {
             cluster: "C".into(),
             ha_addr: "h:10912".into(),
             broker_id: id,
-            timeout_ms: None,
+            timeout_ms: self.timeout_ms,
             enable_acting_master: Some(true),
             compressed: false,
             body_crc: None,
@@ -157,8 +180,11 @@ fn a_client_finds_what_brokers_have_said_and_is_told_when_nobody_has() {
             r#""clusterAddrTable":{"C":["a","b"]}}"#
         )
     );
-    let unknown = s.ask(1, Request::Unsupported { code: 904 });
-    assert_eq!((unknown.code, unknown.remark.as_deref()), (3, Some(" request type 904 not supported")));
+    for request in [Request::Unsupported { code: 9 }, Request::NameServerConfig] {
+        let remark = format!(" request type {} not supported", request.code());
+        let unknown = s.ask(1, request);
+        assert_eq!((unknown.code, unknown.remark.as_deref()), (3, Some(remark.as_str())));
+    }
 }
 
 #[test]
@@ -220,6 +246,120 @@ fn what_is_late_does_not_remove_what_is_fresh() {
         assert!(keepmq_world::planted::arm(None));
         assert_eq!(s.route("t"), "17", "the story sees the bug it is there for");
     }
+}
+
+#[test]
+fn tools_are_told_which_topics_and_brokers_there_are() {
+    let mut s = story();
+    s.open(1);
+    let said = |s: &mut Story, request| {
+        let response = s.ask(1, request);
+        assert!(response.is_ok());
+        String::from_utf8(response.body[0].to_vec()).unwrap()
+    };
+    assert_eq!(said(&mut s, Request::SystemTopics), r#"{"topicList":[]}"#);
+    s.register(1, "b", "h:2", "t u");
+    s.register_as(1, "b", 1, "h:3", 0, "");
+    s.register(1, "a", "h:1", "t");
+    assert_eq!(said(&mut s, Request::SystemTopics), r#"{"brokerAddr":"h:1","topicList":["C","a","b"]}"#);
+    for (cluster, topics) in [("C", r#"{"topicList":["t","u"]}"#), ("D", r#"{"topicList":[]}"#)] {
+        assert_eq!(said(&mut s, Request::ClusterTopics(ClusterTopics { cluster: cluster.into() })), topics);
+    }
+    let members = |broker_name: &'static str| {
+        Request::BrokerMembers(BrokerMembers { cluster: "C".into(), broker_name: broker_name.into() })
+    };
+    assert_eq!(
+        said(&mut s, members("b")),
+        r#"{"brokerMemberGroup":{"brokerAddrs":{"0":"h:2","1":"h:3"},"brokerName":"b","cluster":"C"}}"#
+    );
+    assert_eq!(
+        said(&mut s, members("x")),
+        r#"{"brokerMemberGroup":{"brokerAddrs":{},"brokerName":"x","cluster":"C"}}"#
+    );
+}
+
+#[test]
+fn a_broker_that_may_not_be_written_to_stays_so_until_it_has_something_new_to_say() {
+    let mut s = story();
+    s.open(1);
+    let change = |s: &mut Story, add: bool, broker: &'static str| {
+        let broker = OneBroker { broker_name: broker.into() };
+        let (request, field) = match add {
+            true => (Request::AddWrite(broker), "addTopicCount"),
+            false => (Request::WipeWrite(broker), "wipeTopicCount"),
+        };
+        s.ask(1, request).field::<i32>(field).unwrap()
+    };
+    s.register(1, "a", "h:1", "t u");
+    s.register(1, "b", "h:2", "t u");
+    assert_eq!((change(&mut s, false, "a"), change(&mut s, false, "x")), (2, 0));
+    s.register(1, "a", "h:1", "t u");
+    assert_eq!(s.route("t"), "0=h:1 16x4 | 0=h:2 16x6", "the same again is nothing new");
+    s.register(1, "a", "h:1", "t u v");
+    assert_eq!(s.route("v"), "0=h:1 16x6", "what was not there is put there");
+    assert_eq!((change(&mut s, true, "a"), s.route("t").as_str()), (3, "0=h:1 16x6 | 0=h:2 16x6"));
+    change(&mut s, false, "a");
+    s.register_as(1, "a", 0, "h:1", 1, "t u v");
+    assert_eq!(s.route("t"), "0=h:1 16x6 | 0=h:2 16x6", "a new version takes the place of what a tool had changed");
+}
+
+#[test]
+fn a_lost_increment_is_made_good_by_the_next_whole_table() {
+    let mut s = story();
+    s.open(1);
+    let said = |s: &mut Story, counter, topics, queues| {
+        let like = TopicConfig { write_queue_nums: queues, ..TopicConfig::default() };
+        let version = DataVersion { counter, state_version: 0, timestamp: 5 };
+        assert!(s.register_topics(1, ("a", 0, "h:1"), version, topics, &like).is_ok());
+    };
+    said(&mut s, 1, "t u", 4);
+    // The second change, of t, never comes; the third does, and the whole table has its version.
+    said(&mut s, 3, "u", 8);
+    said(&mut s, 3, "t u", 8);
+    assert_eq!((s.route("t").as_str(), s.route("u").as_str()), ("0=h:1 8x6", "0=h:1 8x6"));
+}
+
+#[test]
+fn a_sign_of_life_keeps_a_broker_also_on_another_connection() {
+    let mut s = story();
+    s.open(1);
+    s.open(2);
+    s.open(3);
+    s.open(4);
+    s.register(3, "a", "h:1", "t u");
+    let beat = |s: &mut Story, conn, name: &'static str, addr: &'static str| {
+        let broker_id = (conn == 2).then_some(0);
+        let (cluster, broker_name, broker_addr) = ("C".into(), name.into(), addr.into());
+        let beat = BrokerHeartbeat { cluster, broker_addr, broker_name, broker_id, timeout_ms: None };
+        assert!(s.ask(conn, Request::BrokerHeartbeat(beat)).is_ok(), "as RocketMQ, also when it is unknown");
+    };
+    s.pass(100);
+    beat(&mut s, 3, "a", "h:1");
+    assert!(s.pass(100).is_empty(), "a heartbeat is enough");
+    assert_eq!(s.route("t"), "0=h:1 16x6");
+    beat(&mut s, 4, "a", "h:1");
+    beat(&mut s, 4, "x", "h:9");
+    s.close(3);
+    assert_eq!(s.route("t"), "0=h:1 16x6", "the end of the old connection is told after a sign of life on the new one");
+    s.pass(100);
+    beat(&mut s, 2, "a", "h:1");
+    beat(&mut s, 4, "a", "h:2");
+    assert_eq!(s.pass(30), [4], "words on an older connection, or from another address, are no sign of life");
+    assert_eq!(s.route("t"), "17");
+}
+
+#[test]
+fn a_broker_is_forgotten_after_the_time_it_has_asked_for() {
+    let mut s = story();
+    s.open(1);
+    s.open(2);
+    s.timeout_ms = Some(10_000);
+    s.register(1, "a", "h:1", "t u");
+    s.timeout_ms = Some(i64::MAX);
+    s.register(2, "b", "h:2", "t u");
+    assert_eq!((s.pass(9), s.route("t").as_str()), (vec![], "0=h:1 16x6 | 0=h:2 16x6"));
+    assert_eq!((s.pass(7), s.route("t").as_str()), (vec![1], "0=h:2 16x6"), "ten seconds and a scan");
+    assert_eq!(s.pass(3600), [2], "nobody is kept for longer than an hour of silence");
 }
 
 #[test]
@@ -316,12 +456,28 @@ fn bad_and_boundless_registrations_are_refused_whole() {
         ("x/y", "h:2", "", "illegal characters"),
         ("b", "h", "", r#""h" is no address of the form host:port"#),
         ("b", "h:99999", "", "no address"),
+        ("b", "h:0", "", "no address"),
+        ("b", ":1", "", "no address"),
+        ("b", "h 2:1", "", "no address"),
         ("b", "h:2", "t\u{1}", "cannot be a topic's name"),
         ("b", "h:2", "t4 t5", "with its topics there would be 5; the limit is 4"),
     ] {
         let remark = s.register(1, name, addr, topics);
         assert!(remark.starts_with("register broker failed: ") && remark.contains(why), "{why}: {remark}");
     }
+    let like = TopicConfig::default();
+    for (id, like, why) in [
+        (-1, like.clone(), "-1 is no broker id"),
+        (0, TopicConfig { perm: 16, ..like.clone() }, r#"topic "t4" has the permissions 16"#),
+        (0, TopicConfig { perm: -2, ..like.clone() }, "the permissions -2"),
+        (0, TopicConfig { read_queue_nums: 65_537, ..like.clone() }, "65537 queues; the limit is 65536"),
+    ] {
+        let refused = s.register_topics(1, ("b", id, "h:2"), version(0), "t4", &like);
+        assert!(refused.code == 1 && refused.remark.as_deref().unwrap().contains(why), "{why}: {refused:?}");
+    }
+    assert_eq!(s.ask(1, Request::BrokerMembers(BrokerMembers { cluster: "C".into(), broker_name: "b".into() })).body[0], {
+        &br#"{"brokerMemberGroup":{"brokerAddrs":{},"brokerName":"b","cluster":"C"}}"#[..]
+    });
     assert_eq!(s.route("t4"), "17");
     s.register(1, "b", "h:2", "t4");
     s.register(1, "c", "h:3", "");
