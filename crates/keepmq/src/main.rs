@@ -53,6 +53,9 @@ struct Nameserver {
     /// Where it listens [default: 0.0.0.0:9876]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
+    /// Where its key-value configuration is kept, as kvConfig.json; wins over kvConfigPath [default: ~/namesrv]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -92,12 +95,14 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             let data = if *ephemeral { Data::Ephemeral } else { Data::Kept(kept()) };
             dev::run(&data, *port_base)
         }
-        Verb::Nameserver(Nameserver { config, listen }) => {
+        Verb::Nameserver(Nameserver { config, listen, data }) => {
             let by_listen = |listen: &SocketAddr| {
                 let (ip, port) = (listen.ip().to_string(), listen.port().to_string());
                 [("bindAddress", ip, "--listen"), ("listenPort", port, "--listen")]
             };
-            let flags: Vec<Flag> = listen.iter().flat_map(by_listen).collect();
+            let kept = data.iter().map(|data| data.join("kvConfig.json").display().to_string());
+            let by_data = kept.map(|path| ("kvConfigPath", path, "--data"));
+            let flags: Vec<Flag> = listen.iter().flat_map(by_listen).chain(by_data).collect();
             nameserver::run(NameServerSetup::new(Settings::read(&NAME_SERVER, config.as_deref(), &flags)?)?)
         }
         Verb::Broker(Broker { config, name_servers, print }) => {

@@ -121,17 +121,19 @@ impl Kv {
         self.under_way.is_none() && self.waiting.is_empty()
     }
 
-    /// Takes a change, to be answered later; or answers it at once, when it cannot be.
-    pub(crate) fn change(&mut self, from: Caller, change: Change) -> Result<(), Response> {
-        change.check().map_err(|why| Response::refuse(ResponseCode::SystemError, why))?;
+    /// Takes a change, to be answered later; or refuses it at once.
+    pub(crate) fn change(&mut self, from: Caller, change: Change) -> Option<Response> {
+        if let Err(why) = change.check() {
+            return Some(Response::refuse(ResponseCode::SystemError, why));
+        }
         let bytes = self.waiting_bytes + change.bytes();
         if self.waiting.len() >= WAITING_MAX || bytes > BYTES_MAX {
             let remark = format!("{} changes wait for the disk already; try again", self.waiting.len());
-            return Err(Response::refuse(ResponseCode::SystemBusy, remark));
+            return Some(Response::refuse(ResponseCode::SystemBusy, remark));
         }
         self.waiting_bytes = bytes;
         self.waiting.push((from, change));
-        Ok(())
+        None
     }
 
     /// The save that is due, if any. What needs none is answered.

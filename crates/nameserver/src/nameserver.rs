@@ -2,7 +2,9 @@ use crate::kv::{Answers, Change, Kv, KvSaved, SaveKv};
 use crate::routes::{Offer, Routes, Sign};
 use keepmq_protocol::body::{KvConfig, KvTable, perm};
 use keepmq_protocol::frame::Caller;
-use keepmq_protocol::request::{BrokerHeartbeat, KvName, QueryDataVersion, RegisterBroker, RouteInfo, UnregisterBroker};
+use keepmq_protocol::request::{
+    BrokerHeartbeat, KvName, QueryDataVersion, RegisterBroker, RouteInfo, UnregisterBroker,
+};
 use keepmq_protocol::response::ResponseHeader;
 use keepmq_protocol::seam::{Conn, Core, Effect, Event, Exit};
 use keepmq_protocol::{Request, Response, ResponseCode};
@@ -76,8 +78,9 @@ impl NameServer {
             Request::PutKv(put) => return self.change_kv(from, &put.namespace, &put.key, Some(&put.value)),
             Request::DeleteKv(KvName { namespace, key }) => return self.change_kv(from, namespace, key, None),
             Request::GetKv(KvName { namespace, key }) => match self.kv.get(namespace, key) {
-                Some(value) => Response::ok()
-                    .with_header(ResponseHeader::Fields(vec![(Cow::Borrowed("value"), value.clone())])),
+                Some(value) => {
+                    Response::ok().with_header(ResponseHeader::Fields(vec![(Cow::Borrowed("value"), value.clone())]))
+                }
                 None => not_found(format!("there is no key {key:?} in the namespace {namespace:?}")),
             },
             Request::ListKv(list) => match self.kv_table(&list.namespace) {
@@ -90,7 +93,9 @@ impl NameServer {
                 Response::ok()
             }
             Request::QueryDataVersion(query) => self.query_version(query, from.conn, age, now),
-            Request::BrokerHeartbeat(BrokerHeartbeat { broker_name: name, broker_addr: addr, broker_id: id, .. }) => {
+            Request::BrokerHeartbeat(BrokerHeartbeat {
+                broker_name: name, broker_addr: addr, broker_id: id, ..
+            }) => {
                 // As RocketMQ: a broker that we do not know is not told so; it registers within its period.
                 self.routes.refresh(&Sign { name, id: *id, addr, conn: from.conn, age }, now.mono);
                 Response::ok()
@@ -134,7 +139,7 @@ impl NameServer {
             return Some(Response::refuse(ResponseCode::ServiceNotAvailable, "this name server is about to end"));
         }
         let (namespace, key) = (namespace.to_owned(), key.to_owned());
-        self.kv.change(*from, Change { namespace, key, value: value.map(str::to_owned) }).err()
+        self.kv.change(*from, Change { namespace, key, value: value.map(str::to_owned) })
     }
 
     fn kv_table(&self, namespace: &str) -> Option<KvTable> {

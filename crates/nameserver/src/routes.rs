@@ -2,8 +2,8 @@
 
 use keepmq_protocol::BrokerName;
 use keepmq_protocol::body::{
-    BrokerData, BrokerMemberGroup, BrokerMembers, ClusterInfo, DataVersion, QueueData, RouteData, TOPICS_MAX, TopicConfig,
-    TopicList, TopicTable, perm,
+    BrokerData, BrokerMemberGroup, BrokerMembers, ClusterInfo, DataVersion, QueueData, RouteData, TOPICS_MAX,
+    TopicConfig, TopicList, TopicTable, perm,
 };
 use keepmq_protocol::seam::Conn;
 use keepmq_world::{Mono, planted};

@@ -46,8 +46,11 @@ pub fn run(data: &Data, port_base: Option<u16>) -> Result<(), Failure> {
     let mut notes = Vec::new();
     let segment = segment(&root, &mut notes).map_err(|error| folder_refused(&root, &error))?;
     let local = || "127.0.0.1".to_owned();
-    let flags: [Flag; 2] =
-        [("bindAddress", local(), "keepmq dev"), ("listenPort", name_server_port.to_string(), "--port-base")];
+    let flags: [Flag; 3] = [
+        ("bindAddress", local(), "keepmq dev"),
+        ("listenPort", name_server_port.to_string(), "--port-base"),
+        ("kvConfigPath", root.join("namesrv/kvConfig.json").display().to_string(), "--data"),
+    ];
     let name_server = nameserver::Opened::start(NameServerSetup::new(Settings::read(&NAME_SERVER, None, &flags)?)?)?;
     let flags: [Flag; 8] = [
         ("bindAddress", local(), "keepmq dev"),

@@ -3,7 +3,7 @@
 //! Floor 4, above the waterline: threads, files, signals, configuration. One function a role:
 //!
 //! - [`broker::run`]: configuration → lock → recovery → ports → threads; ends on SIGTERM after draining.
-//! - [`nameserver::run`]: the same with less.
+//! - [`nameserver::run`]: the same with less; its one file is `kvfile.rs`.
 //! - [`dev::run`]: both in one process, on loopback, with a first message through their own ports.
 //!
 //! ```text
@@ -26,6 +26,7 @@ pub mod config;
 
 mod health;
 mod jobs;
+mod kvfile;
 mod stop;
 
 mod firstword;

@@ -470,14 +470,15 @@ fn bad_and_boundless_registrations_are_refused_whole() {
         (-1, like.clone(), "-1 is no broker id"),
         (0, TopicConfig { perm: 16, ..like.clone() }, r#"topic "t4" has the permissions 16"#),
         (0, TopicConfig { perm: -2, ..like.clone() }, "the permissions -2"),
-        (0, TopicConfig { read_queue_nums: 65_537, ..like.clone() }, "65537 queues; the limit is 65536"),
+        (0, TopicConfig { read_queue_nums: 65_537, ..like }, "65537 queues; the limit is 65536"),
     ] {
         let refused = s.register_topics(1, ("b", id, "h:2"), version(0), "t4", &like);
         assert!(refused.code == 1 && refused.remark.as_deref().unwrap().contains(why), "{why}: {refused:?}");
     }
-    assert_eq!(s.ask(1, Request::BrokerMembers(BrokerMembers { cluster: "C".into(), broker_name: "b".into() })).body[0], {
-        &br#"{"brokerMemberGroup":{"brokerAddrs":{},"brokerName":"b","cluster":"C"}}"#[..]
-    });
+    assert_eq!(
+        s.ask(1, Request::BrokerMembers(BrokerMembers { cluster: "C".into(), broker_name: "b".into() })).body[0],
+        { &br#"{"brokerMemberGroup":{"brokerAddrs":{},"brokerName":"b","cluster":"C"}}"#[..] }
+    );
     assert_eq!(s.route("t4"), "17");
     s.register(1, "b", "h:2", "t4");
     s.register(1, "c", "h:3", "");

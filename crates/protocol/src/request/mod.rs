@@ -14,7 +14,8 @@ pub use kv::{KvEntry, KvName, KvNamespace};
 pub use offset::{EarliestTime, MaxOffset, MinOffset, QueryOffset, SearchOffset, UpdateOffset, ViewMessage};
 pub use pull::{Pull, PullFlags};
 pub use route::{
-    BrokerHeartbeat, BrokerMembers, ClusterTopics, OneBroker, QueryDataVersion, QueryDataVersionHeader, RegisterBroker, RegisterBrokerHeader, RouteInfo, UnregisterBroker,
+    BrokerHeartbeat, BrokerMembers, ClusterTopics, OneBroker, QueryDataVersion, QueryDataVersionHeader, RegisterBroker,
+    RegisterBrokerHeader, RouteInfo, UnregisterBroker,
 };
 pub use send::{Send, SendHeader, SendVia};
 

@@ -46,6 +46,8 @@ pub struct BrokerSetup {
 pub struct NameServerSetup {
     /// The core's.
     pub config: NameServerConfig,
+    /// Where its key-value configuration lies.
+    pub kv_path: PathBuf,
     /// Where it listens.
     pub listen: SocketAddr,
     /// What is too much.
@@ -172,16 +174,26 @@ impl BrokerSetup {
 
 impl NameServerSetup {
     /// Checks how the values go together.
-    pub fn new(settings: Settings) -> Result<Self, Failure> {
+    pub fn new(mut settings: Settings) -> Result<Self, Failure> {
+        if settings.given("kvConfigPath").is_none() {
+            let path =
+                home(&settings, "kvConfigPath", "set it, or give a folder with --data")?.join("namesrv/kvConfig.json");
+            settings.derive("kvConfigPath", path.display().to_string(), "the home folder");
+        }
+        let kv_path = std::path::absolute(settings.text("kvConfigPath"))
+            .map_err(|error| settings.refusal("kvConfigPath", error.to_string(), "give the absolute path of a file"))?;
         let listen = SocketAddr::new(ip(&settings, "bindAddress")?, settings.number("listenPort"));
         let config = NameServerConfig {
             broker_timeout: Duration::from_secs(120),
             scan_every: Duration::from_millis(settings.number("scanNotActiveBrokerInterval")),
             max_brokers: 10_000,
             max_topics: 1_000_000,
+            order_in_routes: settings.flag("orderMessageEnable"),
+            order_to_brokers: settings.flag("returnOrderTopicConfigToBroker"),
         };
         Ok(Self {
             config,
+            kv_path,
             listen,
             limits: limits(&settings, FRAME_MAX)?,
             seed: u64::from_ne_bytes(random()?),
@@ -219,13 +231,17 @@ fn name(settings: &Settings, key: &str) -> Result<String, Failure> {
         .map_err(|error| settings.refusal(key, error.to_string(), "give another name"))
 }
 
+/// The home folder, in which a file lies when nobody has said where.
+fn home(settings: &Settings, key: &str, remedy: &str) -> Result<PathBuf, Failure> {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    home.map(PathBuf::from).ok_or_else(|| settings.refusal(key, "it is not set, and HOME is not either", remedy))
+}
+
 /// The store's place. RocketMQ lets the log lie elsewhere; one folder is one store here, with one lock.
 fn root(settings: &mut Settings) -> Result<PathBuf, Failure> {
     if settings.given("storePathRootDir").is_none() {
-        let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).ok_or_else(|| {
-            settings.refusal("storePathRootDir", "it is not set, and HOME is not either", "set storePathRootDir")
-        })?;
-        settings.derive("storePathRootDir", PathBuf::from(home).join("store").display().to_string(), "the home folder");
+        let store = home(settings, "storePathRootDir", "set storePathRootDir")?.join("store");
+        settings.derive("storePathRootDir", store.display().to_string(), "the home folder");
     }
     let root = PathBuf::from(settings.text("storePathRootDir"));
     let default = root.join("commitlog");

@@ -175,7 +175,13 @@ fn a_name_server_reads_its_file() {
     let setup = read(&NAME_SERVER, text).and_then(NameServerSetup::new).unwrap();
     assert_eq!(setup.listen, ([127, 0, 0, 1], 9877).into());
     assert_eq!(setup.config.scan_every, Duration::from_secs(1));
-    assert_eq!(setup.settings.without_effect().count(), 2);
+    assert_eq!(setup.settings.without_effect().count(), 1);
+    assert_eq!(setup.kv_path, Path::new("/x"));
+    assert!(setup.config.order_to_brokers && !setup.config.order_in_routes);
+    let text = "orderMessageEnable=true\nreturnOrderTopicConfigToBroker=false\n";
+    let setup = read(&NAME_SERVER, text).and_then(NameServerSetup::new).unwrap();
+    assert!(!setup.config.order_to_brokers && setup.config.order_in_routes);
+    assert!(setup.kv_path.is_absolute() && setup.kv_path.ends_with("namesrv/kvConfig.json"), "{:?}", setup.kv_path);
     assert!(said(&read(&NAME_SERVER, "supportActingMaster=true").unwrap_err()).contains("is not built yet"));
 }
 

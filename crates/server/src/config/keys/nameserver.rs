@@ -7,18 +7,18 @@ pub(super) const HONOURED: &[Key] = &[
     honoured("listenPort", PORT, "9876"),
     honoured("bindAddress", TEXT, "0.0.0.0"),
     honoured("serverChannelMaxIdleTimeSeconds", number(1, 86_400), "120"),
+    honoured("kvConfigPath", TEXT, ""),
+    honoured("orderMessageEnable", BOOL, "false"),
+    honoured("returnOrderTopicConfigToBroker", BOOL, "true"),
     honoured("scanNotActiveBrokerInterval", number(100, 3_600_000), "5000"),
 ];
 
 /// All others.
 pub(super) const KEYS: &[Key] = &[
     no("rocketmqHome", TEXT, "", HOME),
-    no("kvConfigPath", TEXT, "", NO_FILES),
     no("configStorePath", TEXT, "", NO_FILES),
     no("productEnvName", TEXT, "center", NO_FILES),
     not_yet("clusterTest", BOOL, "false", NS),
-    not_yet("orderMessageEnable", BOOL, "false", NS),
-    not_yet("returnOrderTopicConfigToBroker", BOOL, "true", NS),
     no("clientRequestThreadPoolNums", INT, "8", POOLS),
     no("defaultThreadPoolNums", INT, "16", POOLS),
     no("clientRequestThreadPoolQueueCapacity", INT, "50000", POOLS),
@@ -35,6 +35,6 @@ pub(super) const KEYS: &[Key] = &[
     no("configBlackList", TEXT, "", HOME),
 ];
 
-const NO_FILES: &str = "a name server keeps nothing on disk";
+const NO_FILES: &str = "a name server keeps nothing on disk but its key-value configuration";
 const NS: &str = "this way to answer for routes";
 const POOLS: &str = "requests are not handed between thread pools: one event loop serves them";
