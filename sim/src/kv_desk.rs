@@ -63,7 +63,7 @@ impl KvDesk {
 
     /// What a tool wants changed now, if anything.
     pub(crate) fn change(&mut self) -> Option<(usize, Value)> {
-        if !self.chance.one_in(8) {
+        if !self.chance.one_in(3) {
             return None;
         }
         let nth = self.chance.below(KEYS.len() as u64) as usize;
@@ -119,7 +119,7 @@ impl KvDesk {
             1 | 2 if !well => Err(SaveError::NotSaved("the disk is full".to_owned())),
             _ => Ok(()),
         };
-        let longest = if self.chance.one_in(8) { 900 * MILLI } else { 8 * MILLI };
+        let longest = if self.chance.one_in(2) { 3000 * MILLI } else { 8 * MILLI };
         (MILLI / 5 + self.chance.below(longest), KvSaved { ticket, outcome })
     }
 
