@@ -347,6 +347,17 @@ impl<C: Core> Host<C> {
         self.request(stage, self.probe, &bytes);
     }
 
+    /// A tool asks, and will have its answer when [`Left::Answered`] names this link.
+    pub(crate) fn ask(&mut self, stage: &mut Stage, net: &mut Net, request: &Request<'_>) -> LinkId {
+        let link = net.unused_link();
+        let peer = SocketAddr::from(([10, 0, 3, 2], 50_000));
+        self.event(stage, Event::Opened { conn: Conn(link.0), peer });
+        let mut bytes = Vec::new();
+        frame::write_request(&mut bytes, 1, Form::Json, false, request);
+        self.request(stage, Conn(link.0), &bytes);
+        link
+    }
+
     pub(crate) fn probed(&mut self, stage: &mut Stage) -> Option<Response> {
         self.asked.remove(&(self.probe, 1));
         self.event(stage, Event::Closed { conn: self.probe });

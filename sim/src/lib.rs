@@ -9,7 +9,7 @@
 //!
 //! A checker has a name. `kept-not-lost`, `log-is-prefix`, `log-unreadable`, `erased`, `batch-whole`, `dense`, `seen-then-gone`,
 //! `retention`, `open` look at a store each time it is opened again; `visible`, `order`, `bad-bytes`, `offset-reused`, `position-reused`,
-//! `timeout-place`, `offset-kept`, `one-answer`, `right-answer`, `codec`, `call`, `exit`, `read`, `woken` at what is said while
+//! `timeout-place`, `offset-kept`, `one-answer`, `right-answer`, `codec`, `call`, `exit`, `read`, `woken`, `kv` at what is said while
 //! it runs; `routes`, `search`, `view`, `liveness` and `ledger` (the verdict) at what is true when everything is well again.
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ mod checkers;
 mod disk;
 mod faults;
 mod host;
+mod kv_desk;
 mod name_node;
 mod net;
 mod stage;

@@ -1,16 +1,18 @@
-//! A name server's machine. It keeps nothing on disk; what it must list is what it has confirmed to those who still live.
+//! A name server's machine. What it must list is what it has confirmed to those who still live; on disk it keeps only its
+//! key-value configuration (`kv_desk.rs`).
 
 use crate::host::{Host, Left};
+use crate::kv_desk::{KvDesk, NAMESPACE};
 use crate::net::{LinkId, News};
 use crate::stage::{Due, MILLI, NodeId, SECOND};
 use crate::trace::Rare;
 use crate::workload::Lent;
-use keepmq_nameserver::{NameServer, NameServerConfig};
+use keepmq_nameserver::{Done, KvSaved, LiveConfig, NameServer, NameServerConfig, SaveKv, Task};
 use keepmq_protocol::body::{ClusterInfo, RouteData};
 use keepmq_protocol::frame::Form;
 use keepmq_protocol::json;
-use keepmq_protocol::request::RouteInfo;
-use keepmq_protocol::seam::CallId;
+use keepmq_protocol::request::{KvName, RouteInfo};
+use keepmq_protocol::seam::{CallId, Event, Exit};
 use keepmq_protocol::{Request, Response};
 use keepmq_world::Chance;
 use std::collections::BTreeMap;
@@ -19,6 +21,8 @@ use std::time::Duration;
 /// REGISTER_BROKER and UNREGISTER_BROKER.
 const REGISTER: i32 = 103;
 const UNREGISTER: i32 = 104;
+/// PUT_KV_CONFIG and DELETE_KV_CONFIG.
+const CHANGE_KV: [i32; 2] = [100, 102];
 
 pub(crate) struct NameNode {
     pub(crate) node: NodeId,
@@ -31,6 +35,7 @@ pub(crate) struct NameNode {
     dialled_by: BTreeMap<LinkId, (NodeId, u32)>,
     /// The registration of each broker that was confirmed last: life, connection, time.
     confirmed: BTreeMap<NodeId, Confirmed>,
+    desk: KvDesk,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +55,19 @@ pub(crate) struct BrokerFacts<'u> {
 }
 
 impl NameNode {
-    pub(crate) fn new(node: NodeId, broker_timeout: Duration, chance: Chance) -> Self {
-        let config =
-            NameServerConfig { broker_timeout, scan_every: Duration::from_secs(5), max_brokers: 100, max_topics: 1000 };
+    pub(crate) fn new(node: NodeId, broker_timeout: Duration, mut chance: Chance) -> Self {
+        let config = NameServerConfig {
+            broker_timeout,
+            max_brokers: 100,
+            max_topics: 1000,
+            live: LiveConfig {
+                scan_every: Duration::from_secs(5),
+                order_in_routes: true,
+                order_to_brokers: true,
+                shown: Vec::new(),
+            },
+        };
+        let desk = KvDesk::new(chance.fork());
         Self {
             node,
             config,
@@ -62,24 +77,26 @@ impl NameNode {
             chance,
             dialled_by: BTreeMap::new(),
             confirmed: BTreeMap::new(),
+            desk,
         }
     }
 
     pub(crate) fn boot(&mut self, lent: &mut Lent<'_>) {
         self.booting = false;
         self.life += 1;
-        let core = NameServer::new(self.config.clone(), self.chance.word());
+        let core = NameServer::new(self.config.clone(), self.desk.read(lent.stage), self.chance.word());
         lent.net.set_life(self.node, Some(self.life));
         self.running = Some(Host::new(core, self.node, self.life, 0, lent.net));
         self.settle(lent);
     }
 
-    /// Killed; it starts again and knows nothing.
+    /// Killed; it starts again and knows nothing but what is on its disk.
     pub(crate) fn crash(&mut self, lent: &mut Lent<'_>) {
         lent.stage.line(format_args!("{:?} is killed", self.node));
         if self.running.take().is_some() {
             lent.stage.happened(Rare::NameServerRestarted);
         }
+        self.desk.killed(lent.stage);
         self.dialled_by.clear();
         self.confirmed.clear();
         lent.net.set_life(self.node, None);
@@ -130,6 +147,47 @@ impl NameNode {
         if stale {
             self.check_fresh(lent, brokers);
         }
+        self.change_kv(lent);
+    }
+
+    /// A tool changes something, or looks whether it is as it should be.
+    fn change_kv(&mut self, lent: &mut Lent<'_>) {
+        let Some(host) = &mut self.running else { return };
+        let Some((key, value)) = self.desk.change() else { return };
+        let link = host.ask(lent.stage, lent.net, &KvDesk::request(key, &value));
+        self.desk.asked(key, link.0, value);
+        self.settle(lent);
+        self.check_kv(lent);
+    }
+
+    /// Whoever reads sees what was confirmed last, neither more nor less.
+    fn check_kv(&mut self, lent: &mut Lent<'_>) {
+        for (key, confirmed) in self.desk.confirmed() {
+            let request = Request::GetKv(KvName { namespace: NAMESPACE.into(), key: key.into() });
+            // It may have ended meanwhile.
+            let Some(response) = self.probe(lent, &request) else { return };
+            let found = response.field::<Option<keepmq_protocol::header::Str<'_>>>("value");
+            if found.as_ref().ok().map(|found| found.as_deref()) != Some(confirmed.as_deref()) {
+                lent.stage
+                    .blame("kv", format!("{:?} says of {key} {found:?}, and has confirmed {confirmed:?}", self.node));
+            }
+        }
+    }
+
+    pub(crate) fn saved(&mut self, lent: &mut Lent<'_>, life: u32, done: KvSaved) {
+        if self.life == life
+            && let Some(host) = &mut self.running
+        {
+            self.desk.saved(lent.stage, &done.outcome);
+            host.event(lent.stage, Event::Done(Done::Saved(done)));
+            self.settle(lent);
+        }
+    }
+
+    fn save(&mut self, lent: &mut Lent<'_>, save: SaveKv) {
+        let well = lent.shape.healed_at.is_some();
+        let (took, done) = self.desk.save(lent.stage, save, well);
+        lent.stage.after(took, Due::Saved { node: self.node, life: self.life, done });
     }
 
     pub(crate) fn tick(&mut self, lent: &mut Lent<'_>, life: u32, version: u64) {
@@ -151,6 +209,7 @@ impl NameNode {
     fn settle(&mut self, lent: &mut Lent<'_>) -> bool {
         let Some(host) = &mut self.running else { return false };
         let mut stale = false;
+        let mut ended = false;
         for left in host.settle(lent.stage, lent.net, lent.directory) {
             match left {
                 Left::Answered { link, code: REGISTER, response_code: 0 } => {
@@ -172,10 +231,18 @@ impl NameNode {
                         }
                     }
                 }
+                Left::Answered { link, code, response_code } if CHANGE_KV.contains(&code) => {
+                    self.desk.answered(link.0, response_code);
+                }
                 Left::Answered { .. } => {}
-                Left::Work(never) => match never {},
+                Left::Work(Task::Save(save)) => self.save(lent, save),
+                Left::Work(Task::Configure(text)) => unreachable!("nobody changes a configuration here: {text}"),
+                Left::Exit(Exit::Disk(_)) => ended = true,
                 Left::Exit(exit) => lent.stage.blame("exit", format!("a name server ends by itself: {exit:?}")),
             }
+        }
+        if ended {
+            self.crash(lent);
         }
         stale
     }
@@ -204,6 +271,7 @@ impl NameNode {
         brokers: &[BrokerFacts<'_>],
         topics: &[(NodeId, &str)],
     ) {
+        self.check_kv(lent);
         let Some(info) = self.cluster(lent) else {
             return lent.stage.blame("routes", format!("{:?} does not tell what it knows", self.node));
         };

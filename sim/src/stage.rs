@@ -4,6 +4,7 @@ use crate::faults::Chaos;
 use crate::net::LinkId;
 use crate::trace::{Counts, RARE, Rare, Trace};
 use keepmq_broker::Serve;
+use keepmq_nameserver::KvSaved;
 use keepmq_protocol::seam::CallId;
 use keepmq_store::{JobDone, Lane};
 use keepmq_world::{Chance, Mono, Now, Timestamp};
@@ -37,6 +38,8 @@ pub(crate) enum Due {
     Step { node: NodeId, life: u32, lane: Lane },
     /// A core hears that its job has ended.
     Done { node: NodeId, life: u32, done: Box<JobDone> },
+    /// A name server hears that its save has ended.
+    Saved { node: NodeId, life: u32, done: KvSaved },
     /// A read that waits for the device.
     Read { node: NodeId, life: u32, serve: Box<Serve> },
     /// A process starts.

@@ -226,6 +226,7 @@ impl Universe {
             Due::CallLate { node, life, call } => self.name_server(node, |n, lent, _| n.call_late(lent, life, call)),
             Due::Step { node, life, lane } => self.broker(node, |b, lent| b.step(lent, life, lane)),
             Due::Done { node, life, done } => self.broker(node, |b, lent| b.done(lent, life, *done)),
+            Due::Saved { node, life, done } => self.name_server(node, |n, lent, _| n.saved(lent, life, done)),
             Due::Read { node, life, serve } => self.broker(node, |b, lent| b.read(lent, life, &serve)),
             Due::Boot { node } if self.is_broker(node) => self.broker(node, BrokerNode::boot),
             Due::Boot { node } => self.name_server(node, |n, lent, _| n.boot(lent)),

@@ -46,6 +46,21 @@ fn a_compressed_registration_is_read() {
 }
 
 #[test]
+fn a_registration_of_a_million_topics_is_refused_before_they_are_made() {
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::best());
+    zlib.write_all(b"\0\0\0\x02{}\x00\x0f\x42\x40").unwrap();
+    let refused = RegisterBrokerBody::read(&zlib.finish().unwrap(), true, 479).unwrap_err();
+    assert!(refused.contains("announces 1000000 topics; the limit is 200000"), "{refused}");
+    let topics: Vec<String> = (0..=TOPICS_MAX).map(|nth| format!(r#""{nth}":{{}}"#)).collect();
+    let table = format!(r#"{{"topicConfigTable":{{{}}}}}"#, topics.join(","));
+    let refused = RegisterBrokerBody::read(table.as_bytes(), false, 36).unwrap_err();
+    assert!(refused.contains("200001 topics; the limit is 200000"), "{refused}");
+    let negative = br#"{"topicConfigSerializeWrapper":{"topicConfigTable":{"T":{"readQueueNums":-1}}}}"#;
+    let refused = RegisterBrokerBody::read(negative, false, 479).unwrap_err();
+    assert!(refused.contains("`-1`"), "{refused}");
+}
+
+#[test]
 fn a_registration_that_is_cut_or_blown_up_is_refused() {
     assert!(RegisterBrokerBody::read(&compressed(409), true, 479).unwrap_err().contains("inside a number"));
     assert!(RegisterBrokerBody::read(b"plain", true, 479).unwrap_err().contains("zlib"));
