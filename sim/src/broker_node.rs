@@ -110,10 +110,12 @@ impl BrokerNode {
             max_message_bytes: BODY_MAX,
             allow_client_relax: false,
             register_every: Duration::from_millis(scenario.register_every_ms),
+            lite_pull: true,
             client_timeout: Duration::from_secs(120),
             max_parked: scenario.max_parked,
             max_topics: 1000,
             max_groups: 1000,
+            disk_bytes: None,
             live: LiveConfig {
                 auto_create_topic: scenario.auto_create,
                 auto_create_group: true,

@@ -2,6 +2,7 @@
 
 use crate::config::LiveConfig;
 use crate::cx::{Checked, Cx, not_appended, refuse};
+use crate::histogram::Histogram;
 use crate::members::Members;
 use crate::pending::Stake;
 use crate::serve::{Answer, Serve, Task};
@@ -17,7 +18,7 @@ use keepmq_protocol::request::{
 };
 use keepmq_protocol::response::ResponseHeader;
 use keepmq_protocol::seam::Effect;
-use keepmq_protocol::{ConsumerGroup, LogOffset, Response, ResponseCode, Topic};
+use keepmq_protocol::{ConsumerGroup, LogOffset, QueueOffset, Response, ResponseCode, Topic};
 use keepmq_store::{Disk, MetaRecord, QueueView, ReadPlan};
 use keepmq_world::Timestamp;
 use serde::Serialize;
@@ -311,7 +312,7 @@ pub(crate) fn group_stats<D: Disk>(from: Caller, request: &GroupStats<'_>, membe
         Some(topic) if !topic.is_empty() => vec![topic],
         _ => cx.tables.offsets.topics(group).collect(),
     };
-    let subscribed = |topic: &&str| online.is_none_or(|online| online.want(topic).is_some());
+    let subscribed = |topic: &&str| online.is_none_or(|online| online.wants(topic));
     let stats = topics.into_iter().filter(subscribed).flat_map(|topic| {
         let queues = cx.tables.topics.get(topic).map_or(0, |config| config.read_queue_nums);
         let cx = &*cx;
@@ -319,8 +320,13 @@ pub(crate) fn group_stats<D: Disk>(from: Caller, request: &GroupStats<'_>, membe
             let view = cx.store.queue(topic, queue_id);
             let max = view.map_or(0, |view| view.max.wire());
             let committed = cx.tables.offsets.get(group, topic, queue_id).unwrap_or(0);
-            // The time of the last message consumed is known without reading only when it is the last of all.
-            let last = view.filter(|_| committed == max).map_or(0, |view| view.last_stored.0);
+            // Of the last message consumed. Memory knows those of the queue's last few hundred messages; 0: not known.
+            let consumed = u64::try_from(committed - 1).ok().map(QueueOffset);
+            let last = match view {
+                Some(view) if committed == max => view.last_stored,
+                _ => consumed.and_then(|at| cx.store.stored_at(topic, queue_id, at)).unwrap_or_default(),
+            }
+            .0;
             let stats = json!({
                 "brokerOffset": max,
                 "consumerOffset": committed,
@@ -369,17 +375,20 @@ pub(crate) fn apply<D: Disk>(live: LiveConfig, cx: &mut Cx<D>) {
 
 /// GET_BROKER_RUNTIME_INFO 28: the keys that tools read, and what we count. Numbers that we do not have are not made up:
 /// they are 0 where a tool insists on a key, else absent.
-pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, cx: &mut Cx<D>) {
+pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, locks: usize, cx: &mut Cx<D>) {
     let (state, counts) = (cx.store.state(), cx.counters.counts);
     let rates = |of: fn(&crate::counters::Counts) -> u64| cx.counters.rates(cx.now.mono, of);
     let found = rates(|counts| counts.pulls_found);
     let average = counts.bytes_in as f64 / counts.messages_in.max(1) as f64;
     let behind = |mark: LogOffset| state.appended.0 - mark.0;
+    let used = |(free, total): (u64, u64)| total.saturating_sub(free) as f64 / total.max(1) as f64;
+    let ratio = cx.counters.free.zip(cx.config.disk_bytes).map(used);
+    // RocketMQ's answer when it does not know is -1, too.
+    let ratio = ratio.map_or_else(|| "-1.0".to_owned(), |used| format!("{used:.4}"));
+    let [today, yesterday] = cx.counters.mornings;
+    let (tally, flush_times) = (&cx.pending.tally, &cx.counters.flush_times);
+    let mean_micros = |times: &Histogram| times.sum().checked_div(times.count()).map_or(0, |mean| mean / 1000);
     let mut table: BTreeMap<&str, String> = [
-        "msgPutTotalYesterdayMorning",
-        "msgPutTotalTodayMorning",
-        "msgGetTotalYesterdayMorning",
-        "msgGetTotalTodayMorning",
         "pageCacheLockTimeMills",
         "timerReadBehind",
         "timerOffsetBehind",
@@ -401,6 +410,11 @@ pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, c
         ("brokerVersionDesc", VERSION_NAME.to_owned()),
         ("bootTimestamp", cx.counters.started.to_string()),
         ("runtime", runtime(cx.now.wall.0 - cx.counters.started.0)),
+        // Since the start: what was before is not counted.
+        ("msgPutTotalYesterdayMorning", yesterday.messages_in.to_string()),
+        ("msgPutTotalTodayMorning", today.messages_in.to_string()),
+        ("msgGetTotalYesterdayMorning", yesterday.pulls_found.to_string()),
+        ("msgGetTotalTodayMorning", today.pulls_found.to_string()),
         ("msgPutTotalTodayNow", counts.messages_in.to_string()),
         ("msgGetTotalTodayNow", counts.pulls_found.to_string()),
         ("putMessageTimesTotal", counts.messages_in.to_string()),
@@ -416,10 +430,10 @@ pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, c
         ("timerEnqueueTps", "0.0".to_owned()),
         ("timerDequeueTps", "0.0".to_owned()),
         ("sendThreadPoolQueueSize", cx.pending.len().to_string()),
-        // RocketMQ's answers when it does not know.
+        // RocketMQ's answer when it does not know.
         ("earliestMessageTimeStamp", "-1".to_owned()),
-        ("commitLogDiskRatio", "-1.0".to_owned()),
-        ("consumeQueueDiskRatio", "-1.0".to_owned()),
+        ("commitLogDiskRatio", ratio.clone()),
+        ("consumeQueueDiskRatio", ratio),
         ("commitLogMinOffset", state.min.to_string()),
         ("commitLogMaxOffset", state.commit.to_string()),
         ("dispatchBehindBytes", behind(state.commit).to_string()),
@@ -428,13 +442,31 @@ pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, c
         ("keepmqFlushedRecords", state.flushed_records.to_string()),
         ("keepmqParkedPulls", parked.to_string()),
         ("keepmqPullsParkedTotal", counts.pulls_parked.to_string()),
-        ("keepmqUnknownOutcomes", counts.unknown.to_string()),
+        ("keepmqPullsNotParked", counts.pulls_not_parked.to_string()),
+        ("keepmqSendsRefusedStalled", counts.busy_stalled.to_string()),
+        ("keepmqSendsRefusedWaiting", counts.busy_waiting.to_string()),
+        ("keepmqAppendsRefusedBuffers", counts.busy_buffers.to_string()),
+        ("keepmqAppendsRefusedSegment", counts.busy_segment.to_string()),
+        ("keepmqAppendsRefusedDiskFull", counts.disk_full.to_string()),
+        ("keepmqSendsKept", tally.sends_kept.to_string()),
+        ("keepmqSendsRelaxed", counts.sends_relaxed.to_string()),
+        ("keepmqUnknownOutcomes", tally.unknown.to_string()),
+        ("keepmqMeanFlushMicros", mean_micros(flush_times).to_string()),
+        ("keepmqMeanCommitMicros", mean_micros(&tally.commit_times).to_string()),
+        ("keepmqBufferedBytes", behind(state.written).to_string()),
+        ("keepmqUnsyncedBytes", behind(state.synced).to_string()),
+        ("keepmqStoreStopped", state.stopped.to_string()),
+        ("keepmqDiskFull", state.full.to_string()),
         ("keepmqOffsetsLowered", counts.offsets_lowered.to_string()),
         ("keepmqOffsetsIgnored", counts.offsets_ignored.to_string()),
+        ("keepmqSubscriptionsDiffer", counts.subscriptions_differ.to_string()),
+        ("keepmqQueueLocks", locks.to_string()),
+        ("keepmqLocksTooEarly", counts.locks_early.to_string()),
         ("keepmqLargestMessage", counts.largest.to_string()),
     ]);
     if let Some(free) = cx.counters.free {
-        table.insert("commitLogDirCapacity", format!("Total : unknown, Free : {free} B."));
+        let total = cx.config.disk_bytes.map_or_else(|| "unknown".to_owned(), |total| format!("{total} B"));
+        table.insert("commitLogDirCapacity", format!("Total : {total}, Free : {free} B."));
     }
     cx.reply(from, Response::ok().with_body(json!({ "table": table }).to_string()));
 }

@@ -1,7 +1,9 @@
 use crate::admin;
 use crate::config::{BrokerConfig, LiveConfig, OpenBrokerError};
 use crate::cx::Cx;
+use crate::locks::Locks;
 use crate::members::Members;
+use crate::numbers::Numbers;
 use crate::offsets::Commits;
 use crate::pull::Pulling;
 use crate::registration::{FAREWELL, Registration};
@@ -14,7 +16,7 @@ use keepmq_protocol::frame::Caller;
 use keepmq_protocol::request::PullFlags;
 use keepmq_protocol::seam::{Conn, Core, Effect, Event, Exit};
 use keepmq_protocol::{Request, Response, ResponseCode};
-use keepmq_store::{Disk, JobError, Recovered, Store};
+use keepmq_store::{Disk, JobError, Lane, Recovered, Store};
 use keepmq_world::{Chance, Keyed, Mono, Now};
 use std::net::SocketAddr;
 
@@ -31,6 +33,7 @@ pub struct Broker<D: Disk> {
     sending: Sending,
     pulling: Pulling,
     commits: Commits,
+    locks: Locks,
     registration: Registration,
     exports: Exports,
     changing: Changing,
@@ -69,14 +72,18 @@ impl<D: Disk> Broker<D> {
         let mut chance = Chance::new(seed);
         let keyed = Keyed::new(chance.word());
         let mut tables = Tables::open(&recovered.tables, &config, keyed, now.wall).map_err(OpenBrokerError::Tables)?;
+        let created = recovered.created;
         drop(recovered);
         tables.replay(store.replay()?, now.wall).map_err(OpenBrokerError::Tables)?;
+        // In a store that did not exist nobody can have locked anything.
+        let old_groups = (!created).then(|| tables.groups.all().into_keys());
         Ok(Self {
             life: Life::Serving,
             members: Members::new(keyed, config.client_timeout, now.mono),
             sending: Sending::new(&config, chance.fork()),
             pulling: Pulling::new(config.max_parked),
             commits: Commits::new(),
+            locks: Locks::new(old_groups.into_iter().flatten(), now.mono),
             registration: Registration::new(&config, now.mono),
             exports: Exports::new(now),
             changing: Changing::default(),
@@ -88,6 +95,16 @@ impl<D: Disk> Broker<D> {
     /// The store, to look at.
     pub fn store(&self) -> &Store<D> {
         &self.cx.store
+    }
+
+    /// Its numbers as they are now.
+    pub fn numbers(&self) -> Numbers {
+        let perm = match self.life {
+            Life::Serving => perm::READ | perm::WRITE,
+            Life::Leaving { .. } => perm::READ,
+            Life::Closing | Life::Failed { .. } | Life::Over => 0,
+        };
+        Numbers::new(perm, self.pulling.parked(), &self.members, &self.cx)
     }
 
     /// Whether a name server has confirmed the registration (or there is none to confirm it), for `/readyz`.
@@ -124,6 +141,7 @@ impl<D: Disk> Broker<D> {
                 Life::Serving => self.sending.on_request(from, send, peer, cx),
                 life => {
                     let refusal = life.refusal();
+                    cx.counters.refused(refusal.code);
                     cx.reply(from, refusal);
                 }
             },
@@ -141,6 +159,8 @@ impl<D: Disk> Broker<D> {
                 let list = self.members.list(request);
                 cx.reply(from, list);
             }
+            Request::LockQueues(request) => self.locks.lock(from, request, cx),
+            Request::UnlockQueues(request) => self.locks.unlock(from, request, cx),
             Request::CheckClientConfig(request) => cx.reply(from, Members::check(request)),
             Request::SearchOffset(search) => admin::search_offset(from, search, cx),
             Request::MaxOffset(request) => admin::max_offset(from, request, cx),
@@ -162,11 +182,9 @@ impl<D: Disk> Broker<D> {
             Request::BrokerConfig => admin::broker_config(from, cx),
             Request::ChangeBrokerConfig(text) => admin::change_broker_config(from, text, &mut self.changing, cx),
             Request::RuntimeInfo => {
-                admin::runtime_info(from, self.life == Life::Serving, self.pulling.parked(), cx);
+                admin::runtime_info(from, self.life == Life::Serving, self.pulling.parked(), self.locks.len(), cx);
             }
-            Request::LockQueues(_)
-            | Request::UnlockQueues(_)
-            | Request::PutKv(_)
+            Request::PutKv(_)
             | Request::GetKv(_)
             | Request::DeleteKv(_)
             | Request::ListKv(_)
@@ -233,7 +251,6 @@ impl<D: Disk> Broker<D> {
             return;
         }
         let why = format!("the disk has failed: {error}");
-        self.cx.counters.counts.unknown += self.cx.pending.len() as u64;
         self.cx.pending.fail(&why, &mut self.cx.effects);
         self.pulling.fail(&why, &mut self.cx);
         self.cx.effects.extend(self.members.connections().map(|conn| Effect::Close { conn }));
@@ -257,12 +274,12 @@ impl<D: Disk> Broker<D> {
         let cx = &mut self.cx;
         self.settled_at = Some(cx.now.mono);
         if !matches!(self.life, Life::Failed { .. }) {
-            cx.pending.release(cx.store.commit(), &mut cx.effects);
+            cx.pending.release(cx.store.commit(), cx.now.mono, &mut cx.effects);
             for queue in cx.store.take_grown() {
                 self.pulling.on_grown(&queue, cx);
             }
         }
-        cx.counters.counts.unknown += cx.pending.on_time(cx.now.mono, &mut cx.effects);
+        cx.pending.on_time(cx.now.mono, &mut cx.effects);
         self.pulling.on_time(cx);
         self.members.on_time(cx);
         match &self.life {
@@ -317,7 +334,7 @@ impl<D: Disk> Core for Broker<D> {
             return;
         }
         self.cx.now = now;
-        self.cx.counters.on_event(now.mono);
+        self.cx.counters.on_event(now);
         match event {
             Event::Opened { conn, peer } => self.opened(conn, peer),
             Event::Closed { conn } => {
@@ -340,6 +357,7 @@ impl<D: Disk> Core for Broker<D> {
                 if let Err(error) = self.cx.store.finished(done, now) {
                     self.on_failure(&error);
                 }
+                self.cx.counters.job_ended(self.cx.store.state().flushes, now.mono);
             }
             Event::Space { free } => self.cx.counters.free = Some(free),
             Event::Tick => {}
@@ -357,7 +375,12 @@ impl<D: Disk> Core for Broker<D> {
         }
         // Only now, when the events of a turn have been handled, their records are sealed: together.
         self.save_if_wanted();
-        self.cx.store.next_job(self.cx.now).map(|job| Effect::Work(Task::Job(job)))
+        let cx = &mut self.cx;
+        let job = cx.store.next_job(cx.now)?;
+        if job.lane() == Lane::Flush {
+            cx.counters.flush_begins(cx.store.state().flushes, cx.now.mono);
+        }
+        Some(Effect::Work(Task::Job(job)))
     }
 
     fn deadline(&self) -> Option<Mono> {

@@ -20,6 +20,8 @@ pub struct BrokerConfig {
     pub allow_client_relax: bool,
     /// `registerNameServerPeriod`.
     pub register_every: Duration,
+    /// `litePullMessageEnable`.
+    pub lite_pull: bool,
     /// A silent client is forgotten after so long (RocketMQ: 120 s).
     pub client_timeout: Duration,
     /// Most pulls held at once.
@@ -28,6 +30,8 @@ pub struct BrokerConfig {
     pub max_topics: usize,
     /// Most groups.
     pub max_groups: usize,
+    /// Size of the store's disk, as far as known.
+    pub disk_bytes: Option<u64>,
     /// What may change while it runs.
     pub live: LiveConfig,
 }

@@ -91,19 +91,25 @@ impl<D: Disk> Cx<D> {
 
     /// Writes a change of the tables into the log and applies it. The answer is the end of the record.
     pub(crate) fn record(&mut self, record: &MetaRecord) -> Result<LogOffset, AppendError> {
-        let appended = self.store.append_meta(record, self.now)?;
+        let appended = self.store.append_meta(record, self.now);
+        let appended = appended.inspect_err(|error| self.counters.counts.not_appended(error))?;
         self.tables.apply(record, appended.end, self.now.wall);
         Ok(appended.end)
     }
 }
 
+/// The answer to what comes while there is too much to do: a definite refusal, in RocketMQ's words.
+pub(crate) fn busy(why: &dyn std::fmt::Display) -> Box<Response> {
+    refuse(
+        ResponseCode::SystemBusy,
+        format!("[REJECTREQUEST]system busy, start flow control for a while: {why}. Send again a little later"),
+    )
+}
+
 /// The answer to something that could not be appended: a definite refusal.
 pub(crate) fn not_appended(error: &AppendError) -> Box<Response> {
     match error {
-        AppendError::Busy { .. } | AppendError::Reserving => refuse(
-            ResponseCode::SystemBusy,
-            format!("[REJECTREQUEST]system busy, start flow control for a while: {error}. Send again a little later"),
-        ),
+        AppendError::Busy { .. } | AppendError::Reserving => busy(error),
         AppendError::Full(_) => refuse(
             ResponseCode::ServiceNotAvailable,
             format!("the disk is full: {error}. Make room; the broker then accepts messages again by itself"),

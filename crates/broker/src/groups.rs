@@ -67,6 +67,11 @@ impl Groups {
         self.recorded
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
     /// All, by name.
     pub(crate) fn all(&self) -> BTreeMap<&str, &SubscriptionGroup> {
         self.table.iter().map(|(group, entry)| (group.as_str(), &entry.config)).collect()

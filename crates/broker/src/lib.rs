@@ -29,6 +29,7 @@ mod offsets;
 mod tables;
 mod topics;
 
+mod locks;
 mod members;
 mod parked;
 mod pull;
@@ -37,6 +38,11 @@ mod send;
 
 mod admin;
 mod counters;
+mod histogram;
+mod numbers;
+pub use counters::{Counts, Traffic};
+pub use histogram::Histogram;
+pub use numbers::{Lag, Numbers, TopicNumbers};
 
 #[cfg(test)]
 mod testing;

@@ -10,16 +10,24 @@ use keepmq_store::Disk;
 use keepmq_world::{Keyed, Map, Mono};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Most members of a group on this broker.
 const MAX_MEMBERS: usize = 10_000;
-/// Most groups of one client, and most topics of one group's subscription.
-const MAX_PER_CLIENT: usize = 1_000;
+/// Most groups of one client.
+const MAX_GROUPS: usize = 1_000;
+/// Most subscriptions of one heartbeat.
+const MAX_SUBSCRIPTIONS: usize = 10_000;
 /// Longest subscription expression, in bytes.
 pub(crate) const MAX_EXPRESSION: usize = 32_768;
 /// Longest client id, in bytes.
-const MAX_CLIENT_ID: usize = 512;
+pub(crate) const MAX_CLIENT_ID: usize = 512;
+/// Members are told of the first change at once, and then not again for so long: a thousand that come at the same time are
+/// one change or two.
+const QUIET: Duration = Duration::from_millis(100);
+/// As much again for every so many members: each of them asks for the whole list when it is told.
+const QUIET_PER_MEMBERS: usize = 100;
 /// How often silent clients are looked for.
 const SCAN: Duration = Duration::from_secs(10);
 
@@ -27,6 +35,8 @@ const SCAN: Duration = Duration::from_secs(10);
 pub(crate) struct Members {
     clients: Map<Conn, Client>,
     groups: Map<Box<str>, Online>,
+    /// Groups whose members are to be told something later.
+    notices: BTreeSet<(Mono, Box<str>)>,
     timeout: Duration,
     /// When to look for silent clients.
     scan_at: Mono,
@@ -42,38 +52,72 @@ struct Client {
 /// A group with at least one member.
 pub(crate) struct Online {
     pub(crate) broadcast: bool,
-    members: Map<Conn, Box<str>>,
-    wants: BTreeMap<Box<str>, Want>,
+    members: Map<Conn, Member>,
+    /// What the last heartbeat of any member named: for those who pull over another connection than their heartbeats come by.
+    latest: Subscribed,
+    /// Who sent it.
+    latest_of: Conn,
+    /// Before this the members are told of no other change.
+    quiet_until: Mono,
+    /// When they are told of what has changed meanwhile.
+    notice_at: Option<Mono>,
 }
 
-/// What a group wants of a topic.
-pub(crate) struct Want {
+struct Member {
+    client_id: Box<str>,
+    /// `None`: its heartbeats came without subscriptions.
+    subscribed: Option<Subscribed>,
+}
+
+/// What a heartbeat subscribes to. Members that agree share it.
+#[derive(Clone, Default)]
+struct Subscribed {
+    filters: Arc<Filters>,
+    /// The highest version of the subscriptions: the client's clock when it changed one of them last.
+    version: i64,
+}
+
+/// Topic → filter; `None`: it is about something else than tags.
+type Filters = BTreeMap<Box<str>, Option<TagFilter>>;
+
+/// What a member wants of a topic.
+pub(crate) struct Want<'o> {
     pub(crate) version: i64,
     /// `None`: something else than tags.
-    pub(crate) filter: Option<TagFilter>,
+    pub(crate) filter: Option<&'o TagFilter>,
 }
 
 impl Online {
-    pub(crate) fn want(&self, topic: &str) -> Option<&Want> {
-        self.wants.get(topic)
+    /// What the member behind a connection wants of a topic. Its own word counts before that of the others: members of one
+    /// group that disagree each get what they asked for, and the clock of one does not decide about another.
+    pub(crate) fn want(&self, conn: Conn, topic: &str) -> Option<Want<'_>> {
+        let own = self.members.get(&conn).and_then(|member| member.subscribed.as_ref());
+        let mut said = own.into_iter().chain([&self.latest]);
+        said.find_map(|Subscribed { filters, version }| {
+            filters.get(topic).map(|filter| Want { version: *version, filter: filter.as_ref() })
+        })
     }
 
-    /// Takes a heartbeat's subscriptions: per topic the higher version, and no topic that is not named any more.
-    /// True when the set of topics has changed.
-    fn subscribe(&mut self, subscriptions: &[Subscription]) -> bool {
-        let named = |topic: &str| subscriptions.iter().any(|subscription| subscription.topic == topic);
-        let before = self.wants.len();
-        self.wants.retain(|topic, _| named(topic));
-        let mut changed = self.wants.len() != before;
-        for subscription in subscriptions {
-            let known = self.wants.get(subscription.topic.as_str());
-            changed |= known.is_none();
-            if known.is_none_or(|known| known.version < subscription.sub_version) {
-                let want = Want { version: subscription.sub_version, filter: filter_of(subscription) };
-                self.wants.insert(subscription.topic.as_str().into(), want);
-            }
-        }
-        changed
+    /// Whether the members want anything of a topic.
+    pub(crate) fn wants(&self, topic: &str) -> bool {
+        self.latest.filters.contains_key(topic)
+    }
+
+    /// Takes a member's subscriptions. Whether its topics are others than before, and whether another member disagrees.
+    fn subscribe(&mut self, conn: Conn, subscriptions: &[Subscription]) -> (bool, bool) {
+        let filter = |subscription: &Subscription| (subscription.topic.as_str().into(), filter_of(subscription));
+        let filters: Filters = subscriptions.iter().map(filter).collect();
+        let differs = self.latest_of != conn && self.members.len() > 1 && filters != *self.latest.filters;
+        self.latest_of = conn;
+        let filters =
+            if filters == *self.latest.filters { Arc::clone(&self.latest.filters) } else { Arc::new(filters) };
+        let version = subscriptions.iter().map(|subscription| subscription.sub_version).max().unwrap_or_default();
+        let member = self.members.get_mut(&conn).expect("only members subscribe");
+        let before = member.subscribed.as_ref();
+        let changed = before.is_none_or(|before| !before.filters.keys().eq(filters.keys()));
+        self.latest = Subscribed { filters: Arc::clone(&filters), version: self.latest.version.max(version) };
+        member.subscribed = Some(Subscribed { filters, version });
+        (changed, differs)
     }
 }
 
@@ -94,7 +138,13 @@ pub(crate) fn only_tags() -> Box<Response> {
 
 impl Members {
     pub(crate) fn new(keyed: Keyed, timeout: Duration, now: Mono) -> Self {
-        Self { clients: keyed.map(), groups: keyed.map(), timeout, scan_at: now + SCAN.min(timeout) }
+        Self {
+            clients: keyed.map(),
+            groups: keyed.map(),
+            notices: BTreeSet::new(),
+            timeout,
+            scan_at: now + SCAN.min(timeout),
+        }
     }
 
     pub(crate) fn opened(&mut self, conn: Conn, peer: SocketAddr) {
@@ -108,6 +158,16 @@ impl Members {
 
     pub(crate) fn connections(&self) -> impl Iterator<Item = Conn> {
         self.clients.keys().copied()
+    }
+
+    /// How many are connected.
+    pub(crate) fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Groups somebody is in, with the number of their members.
+    pub(crate) fn sizes(&self) -> impl ExactSizeIterator<Item = (&str, usize)> {
+        self.groups.iter().map(|(group, online)| (&**group, online.members.len()))
     }
 
     /// The group, when somebody is in it.
@@ -130,7 +190,7 @@ impl Members {
         if online.members.is_empty() {
             self.groups.swap_remove(group);
         } else {
-            notify(group, online, cx);
+            changed(group, online, &mut self.notices, cx);
         }
     }
 
@@ -152,8 +212,17 @@ impl Members {
         if beat.client_id.is_empty() || beat.client_id.len() > MAX_CLIENT_ID {
             return illegal(format!("the heartbeat's clientID must have 1 to {MAX_CLIENT_ID} bytes"));
         }
-        if beat.consumer_data_set.len() > MAX_PER_CLIENT {
-            return illegal(format!("the heartbeat names more than {MAX_PER_CLIENT} consumer groups"));
+        let groups = beat.consumer_data_set.len();
+        if groups > MAX_GROUPS {
+            return illegal(format!(
+                "the heartbeat names {groups} consumer groups: the limit is {MAX_GROUPS} a client"
+            ));
+        }
+        let subscriptions: usize = beat.consumer_data_set.iter().map(|group| group.subscription_data_set.len()).sum();
+        if subscriptions > MAX_SUBSCRIPTIONS {
+            return illegal(format!(
+                "the heartbeat holds {subscriptions} subscriptions: the limit is {MAX_SUBSCRIPTIONS} a client"
+            ));
         }
         if let Some(client) = self.clients.get_mut(&conn) {
             client.heard = Some(cx.now.mono);
@@ -176,10 +245,6 @@ impl Members {
         cx: &mut Cx<D>,
     ) -> Checked<()> {
         let group = consumer.group_name.as_str();
-        if consumer.subscription_data_set.len() > MAX_PER_CLIENT {
-            let text = format!("group {group} subscribes to more than {MAX_PER_CLIENT} topics");
-            return Err(refuse(ResponseCode::SystemError, text));
-        }
         for subscription in &consumer.subscription_data_set {
             let bad =
                 |why: String| refuse(ResponseCode::SystemError, format!("a subscription of group {group}: {why}"));
@@ -198,7 +263,10 @@ impl Members {
         let online = self.groups.entry(group.into()).or_insert_with(|| Online {
             broadcast: false,
             members: cx.tables.keyed.map(),
-            wants: BTreeMap::new(),
+            latest: Subscribed::default(),
+            latest_of: conn,
+            quiet_until: cx.now.mono,
+            notice_at: None,
         });
         online.broadcast = consumer.message_model.as_deref() == Some("BROADCASTING");
         if !online.members.contains_key(&conn) && online.members.len() >= MAX_MEMBERS {
@@ -206,12 +274,17 @@ impl Members {
             return Err(refuse(ResponseCode::SystemError, text));
         }
         client.groups.insert(group.into());
-        let mut changed = online.members.insert(conn, client_id.into()).is_none();
+        let before = online.members.insert(conn, Member { client_id: client_id.into(), subscribed: None });
+        let mut news = before.is_none();
+        let member = online.members.get_mut(&conn).expect("it was just inserted");
+        member.subscribed = before.and_then(|before| before.subscribed);
         if !without_sub {
-            changed |= online.subscribe(&consumer.subscription_data_set);
+            let (changed, differs) = online.subscribe(conn, &consumer.subscription_data_set);
+            news |= changed;
+            cx.counters.counts.subscriptions_differ += u64::from(differs);
         }
-        if changed {
-            notify(group, online, cx);
+        if news {
+            changed(group, online, &mut self.notices, cx);
         }
         retry
     }
@@ -234,7 +307,7 @@ impl Members {
             let text = format!("no consumer for this group, {}", request.group);
             return Response::refuse(ResponseCode::SystemError, text);
         };
-        let ids: BTreeSet<&str> = online.members.values().map(|id| &**id).collect();
+        let ids: BTreeSet<&str> = online.members.values().map(|member| &*member.client_id).collect();
         Response::ok().with_body(serde_json::json!({ "consumerIdList": ids }).to_string())
     }
 
@@ -243,9 +316,19 @@ impl Members {
         if is_tag(request.subscription_data.expression_type.as_deref()) { Response::ok() } else { *only_tags() }
     }
 
-    /// Forgets clients that have been silent for too long, and ends their connections.
+    /// Tells what was held back; forgets clients that have been silent for too long, and ends their connections.
     pub(crate) fn on_time<D: Disk>(&mut self, cx: &mut Cx<D>) {
         let now = cx.now.mono;
+        while let Some((at, group)) = self.notices.pop_first() {
+            if at > now {
+                self.notices.insert((at, group));
+                break;
+            }
+            // The group may have lost all its members and be another one.
+            if let Some(online) = self.groups.get_mut(&group).filter(|online| online.notice_at == Some(at)) {
+                notify(&group, online, cx);
+            }
+        }
         if now < self.scan_at {
             return;
         }
@@ -263,12 +346,28 @@ impl Members {
     }
 
     pub(crate) fn deadline(&self) -> Option<Mono> {
-        (!self.clients.is_empty()).then_some(self.scan_at)
+        let scan = (!self.clients.is_empty()).then_some(self.scan_at);
+        scan.into_iter().chain(self.notices.first().map(|(at, _)| *at)).min()
     }
 }
 
-/// Tells all members that their number or wishes have changed, so that they share out the queues again.
-fn notify<D: Disk>(group: &str, online: &Online, cx: &mut Cx<D>) {
+/// The members' number or wishes have changed: they are told now, or when they may be told again.
+fn changed<D: Disk>(group: &str, online: &mut Online, notices: &mut BTreeSet<(Mono, Box<str>)>, cx: &mut Cx<D>) {
+    if online.notice_at.is_some() {
+        return;
+    }
+    if online.quiet_until <= cx.now.mono {
+        return notify(group, online, cx);
+    }
+    online.notice_at = Some(online.quiet_until);
+    notices.insert((online.quiet_until, group.into()));
+}
+
+/// Tells all members that something has changed, so that they share out the queues again.
+fn notify<D: Disk>(group: &str, online: &mut Online, cx: &mut Cx<D>) {
+    let steps = 1 + online.members.len() / QUIET_PER_MEMBERS;
+    online.quiet_until = cx.now.mono + QUIET * u32::try_from(steps).expect("members are limited");
+    online.notice_at = None;
     let wanted = cx.tables.groups.get(group).is_none_or(|config| config.notify_consumer_ids_changed_enable);
     if online.broadcast || !wanted {
         return;

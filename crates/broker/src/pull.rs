@@ -47,7 +47,7 @@ impl Pulling {
         self.parked.len()
     }
 
-    /// PULL_MESSAGE 11. The checks and their order are RocketMQ's. `hold`: it may be parked. False: it was refused.
+    /// PULL_MESSAGE 11, LITE_PULL_MESSAGE 361. The checks and their order are RocketMQ's. `hold`: it may be parked. False: it was refused.
     pub(crate) fn on_request<D: Disk>(
         &mut self,
         from: Caller,
@@ -56,7 +56,7 @@ impl Pulling {
         members: &Members,
         cx: &mut Cx<D>,
     ) -> bool {
-        let (filter, queue_id) = match check(pull, members, cx) {
+        let (filter, queue_id) = match check(from.conn, pull, members, cx) {
             Ok(checked) => checked,
             Err(refusal) => {
                 cx.reply(from, *refusal);
@@ -67,6 +67,8 @@ impl Pulling {
         let reply = match look(&pull.topic, queue_id, pull.offset, &filter, limits, cx) {
             Look::Nothing(reply) if hold && PullFlags(pull.sys_flag).suspend() && !self.parked.is_full() => reply,
             look => {
+                let unheld = matches!(look, Look::Nothing(_)) && PullFlags(pull.sys_flag).suspend();
+                cx.counters.counts.pulls_not_parked += u64::from(unheld && self.parked.is_full());
                 answer(from, look, cx);
                 return true;
             }
@@ -161,10 +163,16 @@ fn forbidden(kind: u8, text: String) -> Box<Response> {
 }
 
 /// Source: RocketMQ `PullMessageProcessor.processRequest`, `ForbiddenType`.
-fn check<D: Disk>(pull: &Pull<'_>, members: &Members, cx: &mut Cx<D>) -> Checked<(TagFilter, u32)> {
+fn check<D: Disk>(conn: Conn, pull: &Pull<'_>, members: &Members, cx: &mut Cx<D>) -> Checked<(TagFilter, u32)> {
     let (group, topic) = (&*pull.group, &*pull.topic);
     if cx.config.live.permission & perm::READ == 0 {
         let text = format!("the broker[{}] pulling message is forbidden (brokerPermission)", cx.config.address.ip());
+        return Err(forbidden(1, text));
+    }
+    if PullFlags(pull.sys_flag).lite() && !cx.config.lite_pull {
+        let broker = &cx.config.name;
+        let text =
+            format!("the broker[{broker}] for lite pull consumer is forbidden: its litePullMessageEnable is off");
         return Err(forbidden(1, text));
     }
     groups::ensure(group, cx)?;
@@ -203,7 +211,7 @@ fn check<D: Disk>(pull: &Pull<'_>, members: &Members, cx: &mut Cx<D>) -> Checked
     if online.broadcast && !settings.consume_broadcast_enable {
         return Err(forbidden(4, format!("the consumer group[{group}] can not consume by broadcast way")));
     }
-    let Some(want) = online.want(topic) else {
+    let Some(want) = online.want(conn, topic) else {
         return none(
             ResponseCode::SubscriptionNotExist,
             format!("the consumer's subscription not exist, group {group} does not subscribe to {topic}"),
@@ -217,7 +225,7 @@ fn check<D: Disk>(pull: &Pull<'_>, members: &Members, cx: &mut Cx<D>) -> Checked
             ),
         );
     }
-    want.filter.clone().map(|filter| (filter, queue_id)).ok_or_else(only_tags)
+    want.filter.cloned().map(|filter| (filter, queue_id)).ok_or_else(only_tags)
 }
 
 /// The subscription in the header.

@@ -1,7 +1,8 @@
 use crate::config::BrokerConfig;
-use crate::cx::{Checked, Cx, not_appended, refuse};
+use crate::counters::Traffic;
+use crate::cx::{Checked, Cx, busy, not_appended, refuse};
 use crate::groups;
-use crate::pending::Stake;
+use crate::pending::{Busy, Stake};
 use crate::topics::{is_closed_to_clients, is_own};
 use keepmq_protocol::body::{TopicConfig, perm};
 use keepmq_protocol::frame::Caller;
@@ -42,6 +43,8 @@ struct Target {
     sys_flag: i32,
     /// The topic must be made first.
     new: Option<TopicConfig>,
+    /// Its place in the table of topics; of a new one, the last.
+    place: Option<usize>,
 }
 
 impl Sending {
@@ -62,12 +65,20 @@ impl Sending {
     /// SEND_MESSAGE 10, SEND_MESSAGE_V2 310, SEND_BATCH_MESSAGE 320. `peer`: who sends.
     pub(crate) fn on_request<D: Disk>(&mut self, from: Caller, send: &Send<'_>, peer: SocketAddr, cx: &mut Cx<D>) {
         if let Err(refusal) = self.take(from, send, peer, cx) {
-            cx.counters.counts.sends_refused += 1;
+            cx.counters.refused(refusal.code);
             cx.reply(from, *refusal);
         }
     }
 
     fn take<D: Disk>(&mut self, from: Caller, send: &Send<'_>, peer: SocketAddr, cx: &mut Cx<D>) -> Checked<()> {
+        if let Some(why) = cx.pending.busy(cx.now.mono) {
+            let counts = &mut cx.counters.counts;
+            match why {
+                Busy::Stalled { .. } => counts.busy_stalled += 1,
+                Busy::Many { .. } => counts.busy_waiting += 1,
+            }
+            return Err(busy(&why));
+        }
         check_body(send.body, cx.config.max_message_bytes)?;
         if send.header.batch {
             return self.take_batch(from, send, peer, cx);
@@ -97,11 +108,8 @@ impl Sending {
         let draft = draft(header, &target, send.body, properties, added, peer, cx.config.address);
         check_properties(&draft)?;
         make_topic(target.new.as_ref(), cx)?;
-        let appended = cx.store.append(&draft, cx.now).map_err(|error| not_appended(&error))?;
-        let counts = &mut cx.counters.counts;
-        counts.messages_in += 1;
-        counts.bytes_in += send.body.len() as u64;
-        counts.largest = counts.largest.max(send.body.len() as u64);
+        let appended = cx.store.append(&draft, cx.now).map_err(|error| refused(&error, cx))?;
+        count(&target, std::iter::once(send.body.len()), cx);
         self.answer(from, &target, key, std::slice::from_ref(&appended), seen.wait, cx);
         Ok(())
     }
@@ -130,13 +138,8 @@ impl Sending {
             drafts.push(draft);
         }
         make_topic(target.new.as_ref(), cx)?;
-        let appended = cx.store.append_batch(&drafts, cx.now).map_err(|error| not_appended(&error))?;
-        let counts = &mut cx.counters.counts;
-        counts.messages_in += items.len() as u64;
-        for item in &items {
-            counts.bytes_in += item.body.len() as u64;
-            counts.largest = counts.largest.max(item.body.len() as u64);
-        }
+        let appended = cx.store.append_batch(&drafts, cx.now).map_err(|error| refused(&error, cx))?;
+        count(&target, items.iter().map(|item| item.body.len()), cx);
         let (key, ..) = parts.swap_remove(0);
         self.answer(from, &target, key, &appended, envelope.wait, cx);
         Ok(())
@@ -181,7 +184,7 @@ impl Sending {
         if is_own(topic) || is_closed_to_clients(topic) {
             return Err(forbidden());
         }
-        let known = cx.tables.topics.get(topic);
+        let (place, known) = cx.tables.topics.place(topic).unzip();
         let new = match known {
             Some(_) => None,
             None => {
@@ -221,7 +224,7 @@ impl Sending {
         if let Some(group) = topic.strip_prefix(RETRY_PREFIX) {
             check_retry(from, header, group, cx)?;
         }
-        Ok(Target { queue_id, sys_flag: header.sys_flag | multi_tags, new })
+        Ok(Target { queue_id, sys_flag: header.sys_flag | multi_tags, new, place })
     }
 
     fn answer<D: Disk>(
@@ -244,11 +247,17 @@ impl Sending {
             region: self.region.clone(),
         }));
         if !wait && cx.config.allow_client_relax {
+            cx.counters.counts.sends_relaxed += u64::from(!from.oneway);
             cx.reply(from, response);
         } else {
             cx.reply_after(from, last.end, Stake::Wrote, response);
         }
     }
+}
+
+fn refused<D: Disk>(error: &AppendError, cx: &mut Cx<D>) -> Box<Response> {
+    cx.counters.counts.not_appended(error);
+    not_appended(error)
 }
 
 fn illegal(why: &str) -> Box<Response> {
@@ -296,6 +305,18 @@ fn make_topic<D: Disk>(new: Option<&TopicConfig>, cx: &mut Cx<D>) -> Checked<()>
             Err(error) => Err(not_appended(&error)),
         },
         None => Ok(()),
+    }
+}
+
+/// Counts bodies that were appended.
+fn count<D: Disk>(target: &Target, bodies: impl Iterator<Item = usize>, cx: &mut Cx<D>) {
+    let mut traffic = Traffic::default();
+    for bytes in bodies {
+        cx.counters.message(bytes);
+        traffic.add(Traffic { messages: 1, bytes: bytes as u64 });
+    }
+    if !cx.tables.topics.count(target.place, traffic) {
+        cx.counters.counts.others.add(traffic);
     }
 }
 

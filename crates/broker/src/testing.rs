@@ -156,10 +156,12 @@ pub(crate) fn config() -> BrokerConfig {
         max_message_bytes: 4096,
         allow_client_relax: false,
         register_every: Duration::from_secs(30),
+        lite_pull: true,
         client_timeout: Duration::from_secs(120),
         max_parked: 2,
         max_topics: 20,
         max_groups: 20,
+        disk_bytes: Some(1000),
         live: live(),
     }
 }
@@ -189,7 +191,7 @@ impl World {
         let store = StoreConfig {
             cluster: config.cluster.clone(),
             broker: config.name.clone(),
-            segment_bytes: 1 << 20,
+            segment_bytes: 4 << 20,
             flush: Flush::Sync,
             flush_interval: Duration::from_millis(500),
             flush_bytes: 4 << 20,

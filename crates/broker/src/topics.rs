@@ -1,4 +1,5 @@
 use crate::config::{BrokerConfig, LiveConfig};
+use crate::counters::{SHOWN, Traffic};
 use keepmq_protocol::body::{DataVersion, TopicConfig, perm};
 use keepmq_protocol::{LogOffset, OWN_PREFIX, RETRY_PREFIX, Topic};
 use keepmq_world::{Keyed, Map, Timestamp};
@@ -59,6 +60,8 @@ struct Entry {
     system: bool,
     /// End of the record it stands in; 0 for what was there at the start.
     end: LogOffset,
+    /// What was sent to it since the start.
+    traffic: Traffic,
 }
 
 /// The latest changes of the topics, so that name servers need not be told of all topics whenever one is new.
@@ -146,7 +149,9 @@ impl Topics {
         for (name, queues, perm) in system {
             // A host name may be no topic name (it may hold dots); then this topic does not exist, as nobody could ask for it.
             if let Ok(topic) = Topic::new(&name) {
-                topics.table.insert(topic, Entry { config: settings(name, queues, perm), system: true, end });
+                let entry =
+                    Entry { config: settings(name, queues, perm), system: true, end, traffic: Traffic::default() };
+                topics.table.insert(topic, entry);
             }
         }
         topics
@@ -157,8 +162,9 @@ impl Topics {
         let topic = Topic::new(DEFAULT_TOPIC).expect("it has only letters and digits");
         if live.auto_create_topic {
             let (name, queues, perm) = default_topic(live);
-            self.table
-                .insert(topic, Entry { config: settings(name, queues, perm), system: true, end: LogOffset::default() });
+            let traffic = self.table.get(&topic).map_or_else(Traffic::default, |before| before.traffic);
+            let config = settings(name, queues, perm);
+            self.table.insert(topic, Entry { config, system: true, end: LogOffset::default(), traffic });
         } else {
             self.table.swap_remove(&topic);
         }
@@ -178,6 +184,24 @@ impl Topics {
     /// The name as it is kept, with its settings.
     pub(crate) fn find(&self, topic: &str) -> Option<(&Topic, &TopicConfig)> {
         self.table.get_key_value(topic).map(|(name, entry)| (name, &entry.config))
+    }
+
+    /// Its place in the table, with its settings. A place holds until a topic is removed.
+    pub(crate) fn place(&self, topic: &str) -> Option<(usize, &TopicConfig)> {
+        self.table.get_full(topic).map(|(place, _, entry)| (place, &entry.config))
+    }
+
+    /// Counts messages of the topic at `place`; `None`: the one that was made last. False: it has no numbers of its own.
+    pub(crate) fn count(&mut self, place: Option<usize>, traffic: Traffic) -> bool {
+        let place = place.unwrap_or(self.table.len() - 1);
+        let (_, entry) = self.table.get_index_mut(place).expect("a place that was looked up in this event");
+        entry.traffic.add(traffic);
+        place < SHOWN
+    }
+
+    /// Those that have numbers of their own: name, whether it is a system topic, and what was sent to it since the start.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = (&Topic, bool, Traffic)> {
+        self.table.iter().take(SHOWN).map(|(topic, entry)| (topic, self.is_system(topic.as_str()), entry.traffic))
     }
 
     /// Whether operators may neither make nor delete it.
@@ -206,7 +230,8 @@ impl Topics {
     /// Takes a topic from a record. False: its name is none.
     pub(crate) fn insert(&mut self, config: TopicConfig, end: LogOffset, wall: Timestamp) -> bool {
         let Ok(topic) = Topic::new(&config.topic_name) else { return false };
-        let before = self.table.insert(topic.clone(), Entry { config, system: false, end });
+        let traffic = self.table.get(&topic).map_or_else(Traffic::default, |before| before.traffic);
+        let before = self.table.insert(topic.clone(), Entry { config, system: false, end, traffic });
         self.recorded += usize::from(before.is_none_or(|before| before.system));
         self.changed(topic, end, wall);
         true

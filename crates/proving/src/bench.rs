@@ -108,7 +108,8 @@ struct Run {
 
 /// Measures, prints, and keeps the table if asked to.
 pub fn run(tally: &mut Tally, binary: &Path, options: &Options) -> Result<()> {
-    let wanted = |name: &str| options.scenarios.is_empty() || options.scenarios.iter().any(|word| name.starts_with(word));
+    let wanted =
+        |name: &str| options.scenarios.is_empty() || options.scenarios.iter().any(|word| name.starts_with(word));
     let chosen: Vec<_> = SCENARIOS.iter().filter(|scenario| wanted(scenario.name)).collect();
     let with_topics = options.java.is_none() && wanted(topics::NAME);
     if chosen.is_empty() && !with_topics {
@@ -227,9 +228,7 @@ fn load(options: &Options, scenario: &Scenario, server: &Server) -> Result<Run> 
     let long = (3 * options.secs).to_string();
     match scenario.work {
         Work::Pull => generate(options, server, &["pull", "--batch", "32", "--secs", "60"]),
-        Work::EndToEnd => {
-            generate(options, server, &["e2e", "--rate", &pace, "--secs", &long, "--warm", "1"])
-        }
+        Work::EndToEnd => generate(options, server, &["e2e", "--rate", &pace, "--secs", &long, "--warm", "1"]),
         Work::Send { connections, in_flight } => {
             let (connections, in_flight) = (connections.to_string(), in_flight.to_string());
             let words = ["send", "--conns", &connections, "--inflight", &in_flight, "--secs", &secs, "--warm", "1"];

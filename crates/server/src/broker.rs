@@ -4,9 +4,10 @@ use crate::config::BrokerSetup;
 use crate::failure::{ExitCode, Failure, Problem};
 use crate::health::{Health, Watched};
 use crate::jobs::{BrokerHands, Workers, spawn};
+use crate::metrics::{Facts, Recovery};
 use crate::stop::Stop;
 use keepmq_broker::{Broker, Done, OpenBrokerError};
-use keepmq_disk::{LockError, OsDisk, StoreLock, free_bytes};
+use keepmq_disk::{LockError, OsDisk, StoreLock, free_bytes, total_bytes};
 use keepmq_net::{Inbox, Shard, Word, now};
 use keepmq_protocol::seam::Exit;
 use keepmq_store::{Flush, OpenError, Recovered, Store};
@@ -40,7 +41,7 @@ pub fn run(setup: BrokerSetup) -> Result<(), Failure> {
                 &error,
             )
         })?;
-        tracing::info!("health: http://{address}/readyz");
+        tracing::info!("health: http://{address}/readyz, metrics: http://{address}/metrics");
     }
     let name_servers = setup.broker.name_servers.join(";");
     tracing::info!(
@@ -88,15 +89,19 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// Takes the lock, recovers the store, opens the ports.
-    pub(crate) fn start(setup: BrokerSetup, health: &Health) -> Result<Self, Failure> {
+    pub(crate) fn start(mut setup: BrokerSetup, health: &Health) -> Result<Self, Failure> {
         let disk = OsDisk::make(&setup.root).map_err(|error| folder_refused(&setup.root, &error))?;
         let root = disk.root().to_owned();
         let lock = StoreLock::take(&root).map_err(lock_refused)?;
-        let seed = setup.store.seed;
+        let (seed, flush) = (setup.store.seed, setup.store.flush);
+        let disk_bytes = total_bytes(&root).map_err(|error| thread_refused(&error))?;
+        setup.broker.disk_bytes = Some(disk_bytes);
         let began = now();
         let (store, recovered) = Store::open(disk, setup.store, began).map_err(|error| open_refused(error, &root))?;
         let created = recovered.created;
-        report(&recovered, &root, now().mono.since(began.mono));
+        let took = now().mono.since(began.mono);
+        report(&recovered, &root, took);
+        let recovery = Recovery { took, records: recovered.scanned, cut: recovered.cut };
         let (files, reader) = (store.files(), store.reader());
         // Another word than the store's: the two draw different numbers from it.
         let broker = Broker::open(store, recovered, setup.broker, !seed, now())
@@ -121,7 +126,9 @@ impl Opened {
             Ok((hands, workers, Space::watch(root, inbox.clone())?))
         };
         let (hands, workers, space) = threads(&shard.inbox()).map_err(|error: io::Error| thread_refused(&error))?;
-        let core = health.serving(broker, shard.inbox(), Arc::clone(&space.free));
+        let facts =
+            Facts { flush, disk_bytes, recovery, free: Arc::clone(&space.free), sent: Arc::clone(hands.sent()) };
+        let core = health.serving(broker, shard.inbox(), facts);
         Ok(Self { core, shard, hands, workers, space, listening, created, lock })
     }
 

@@ -1,13 +1,16 @@
-//! `/livez`, `/readyz` and `/startupz`, for whoever supervises the process.
+//! `/livez`, `/readyz`, `/startupz` and `/metrics`, for whoever supervises the process.
 //!
 //! - live: the broker's event loop turns. Asked, we make it turn, and wait for that at most 5 s.
 //! - started: recovery is over.
-//! - ready: started, registered at a name server (or none is configured), and not about to end. `?verbose` lists the checks.
+//! - ready: started, registered at a name server (or none is configured), not about to end, the store has not stopped, and
+//!   there was space for the next segment. `?verbose` lists the checks.
 
 use crate::jobs::STACK;
+use crate::metrics::{self, Facts};
 use axum::Router;
 use axum::extract::{RawQuery, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use keepmq_broker::{Broker, Done};
 use keepmq_disk::OsDisk;
@@ -66,7 +69,7 @@ struct Serving {
     broker: Arc<Mutex<Watched<Broker<OsDisk>>>>,
     turns: Arc<AtomicU64>,
     inbox: Inbox<Done>,
-    free: Arc<AtomicU64>,
+    facts: Facts,
 }
 
 impl Health {
@@ -75,16 +78,16 @@ impl Health {
         Self { phase: Arc::new(Mutex::new(Phase::Recovering)) }
     }
 
-    /// The broker is open. `free` holds the free bytes of its disk.
+    /// The broker is open.
     pub(crate) fn serving(
         &self,
         broker: Broker<OsDisk>,
         inbox: Inbox<Done>,
-        free: Arc<AtomicU64>,
+        facts: Facts,
     ) -> Arc<Mutex<Watched<Broker<OsDisk>>>> {
         let turns = Arc::new(AtomicU64::new(0));
         let broker = Arc::new(Mutex::new(Watched { core: broker, turns: Arc::clone(&turns) }));
-        *self.lock() = Phase::Serving(Serving { broker: Arc::clone(&broker), turns, inbox, free });
+        *self.lock() = Phase::Serving(Serving { broker: Arc::clone(&broker), turns, inbox, facts });
         broker
     }
 
@@ -106,6 +109,7 @@ impl Health {
             .route("/livez", get(live))
             .route("/readyz", get(ready))
             .route("/startupz", get(started))
+            .route("/metrics", get(numbers))
             .with_state(self.clone());
         let serve = move || {
             let outcome = runtime.block_on(async {
@@ -133,15 +137,23 @@ impl Health {
     }
 
     /// Name of a check, and whether it holds.
-    fn checks(&self) -> [(&'static str, bool); 3] {
+    fn checks(&self) -> [(&'static str, bool); 5] {
         let staying = !matches!(&*self.lock(), Phase::Leaving(_));
-        match self.now_serving() {
-            None => [("recovered", false), ("registered", false), ("staying", staying)],
+        let (registered, store, space) = match self.now_serving() {
+            None => return ["recovered", "registered", "staying", "store", "space"].map(|name| (name, false)),
             Some(serving) => {
-                let registered = serving.broker.lock().expect("a panic ends the process").core.is_registered();
-                [("recovered", true), ("registered", registered), ("staying", staying)]
+                let broker = serving.broker();
+                let state = broker.core.store().state();
+                (broker.core.is_registered(), !state.stopped, !state.full)
             }
-        }
+        };
+        [("recovered", true), ("registered", registered), ("staying", staying), ("store", store), ("space", space)]
+    }
+}
+
+impl Serving {
+    fn broker(&self) -> MutexGuard<'_, Watched<Broker<OsDisk>>> {
+        self.broker.lock().expect("a panic ends the process")
     }
 }
 
@@ -151,7 +163,7 @@ async fn live(State(health): State<Health>) -> Answer {
     // While the store is being recovered there is no loop yet, and `/startupz` says so.
     let Some(serving) = health.now_serving() else { return (StatusCode::OK, "recovering\n".to_owned()) };
     let turns = serving.turns.load(Ordering::Relaxed);
-    serving.inbox.post(Word::Space { free: serving.free.load(Ordering::Relaxed) });
+    serving.inbox.post(Word::Space { free: serving.facts.free.load(Ordering::Relaxed) });
     let asked = Instant::now();
     while serving.turns.load(Ordering::Relaxed) == turns {
         if asked.elapsed() > TURN {
@@ -169,6 +181,16 @@ async fn started(State(health): State<Health>) -> Answer {
     }
 }
 
+async fn numbers(State(health): State<Health>) -> Response {
+    let Some(serving) = health.now_serving() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "recovering\n").into_response();
+    };
+    // The lock is held while numbers are copied, not while they are written down.
+    let numbers = serving.broker().core.numbers();
+    let text = metrics::page(&numbers, &serving.facts);
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+}
+
 async fn ready(State(health): State<Health>, RawQuery(query): RawQuery) -> Answer {
     let checks = health.checks();
     let failed: Vec<_> = checks.iter().filter(|(_, holds)| !holds).map(|(name, _)| *name).collect();
@@ -179,7 +201,7 @@ async fn ready(State(health): State<Health>, RawQuery(query): RawQuery) -> Answe
         } else if failed.is_empty() {
             "ok\n".to_owned()
         } else {
-            format!("not {}\n", failed.join(", not "))
+            format!("not ready: {}\n", failed.join(", "))
         };
     (code, text)
 }

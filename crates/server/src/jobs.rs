@@ -9,6 +9,7 @@
 //! ```
 
 use crate::config::{self, Settings};
+use crate::metrics::Sent;
 use keepmq_broker::{Done, Serve, Task};
 use keepmq_disk::OsDisk;
 use keepmq_net::{Hands, Inbox, Word};
@@ -54,6 +55,7 @@ pub(crate) struct BrokerHands {
     background: SyncSender<Job>,
     reads: SyncSender<Serve>,
     changes: SyncSender<String>,
+    sent: Arc<Sent>,
 }
 
 /// The threads behind them. They end by themselves when the hands are dropped and what was handed out is done.
@@ -75,14 +77,20 @@ impl BrokerHands {
         let (changes, configuration) = configuration(settings, inbox.clone(), |settings, text| {
             Done::Configured(Box::new(config::configure_broker(settings, text)))
         })?;
+        let sent = Arc::new(Sent::default());
         let threads = vec![
             lane("flush", flushes, Arc::clone(&files), inbox.clone())?,
             lane("background", chores, Arc::clone(&files), inbox.clone())?,
-            read("read", asked, reader.clone(), inbox.clone())?,
+            read("read", asked, reader.clone(), Arc::clone(&sent), inbox.clone())?,
             configuration,
         ];
-        let hands = Self { files, reader, syncs: Syncs::for_this_machine(), flush, background, reads, changes };
+        let hands = Self { files, reader, syncs: Syncs::for_this_machine(), flush, background, reads, changes, sent };
         Ok((hands, Workers { threads }))
+    }
+
+    /// What has been read for consumers.
+    pub(crate) fn sent(&self) -> &Arc<Sent> {
+        &self.sent
     }
 
     fn job(&self, job: Job) -> Option<Word<Done>> {
@@ -102,6 +110,7 @@ impl BrokerHands {
 
     fn serve(&self, serve: Serve) -> Option<Word<Done>> {
         if let Some(read) = self.reader.try_serve(&serve.plan) {
+            self.sent.count(&serve, &read);
             return Some(Word::Reply { to: serve.to, response: serve.response(read) });
         }
         match self.reads.try_send(serve) {
@@ -155,11 +164,14 @@ fn read(
     name: &str,
     asked: Receiver<Serve>,
     reader: LogReader<OsDisk>,
+    sent: Arc<Sent>,
     inbox: Inbox<Done>,
 ) -> io::Result<JoinHandle<()>> {
     spawn(name, move || {
         for serve in asked {
-            let response = serve.response(reader.serve(&serve.plan));
+            let read = reader.serve(&serve.plan);
+            sent.count(&serve, &read);
+            let response = serve.response(read);
             inbox.post(Word::Reply { to: serve.to, response });
         }
     })

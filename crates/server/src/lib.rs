@@ -27,6 +27,7 @@ pub mod config;
 mod health;
 mod jobs;
 mod kvfile;
+mod metrics;
 mod stop;
 
 mod firstword;

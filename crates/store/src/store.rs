@@ -2,7 +2,7 @@ use crate::config::{OpenError, Recovered, StoreConfig};
 use crate::disk::Disk;
 use crate::files::Files;
 use crate::job::{Job, JobDone, JobError};
-use crate::log::{self, CommitLog, Restored};
+use crate::log::{self, CommitLog, Reserved, Restored};
 use crate::meta::MetaRecord;
 use crate::queues::{Entry, Limits, Picked, QueueIx, Queues, Selection};
 use crate::reader::{LogReader, ReadError, ReadPlan, Served};
@@ -95,6 +95,10 @@ pub struct StoreState {
     pub flushes: u64,
     /// Records those jobs carried.
     pub flushed_records: u64,
+    /// No space could be reserved for the next segment; it is tried again.
+    pub full: bool,
+    /// Nothing moves any more, after an I/O error.
+    pub stopped: bool,
 }
 
 /// The log, its queues and the metadata snapshot; owned by the broker core.
@@ -345,6 +349,16 @@ impl<D: Disk> Store<D> {
         self.queues.find(topic, queue_id).map(|ix| self.queues.view(ix))
     }
 
+    /// The queues of a topic in which something was ever stored, by id.
+    pub fn queues_of(&self, topic: &str) -> impl Iterator<Item = (u32, QueueView)> {
+        self.queues.of(topic).iter().map(|(queue_id, ix)| (*queue_id, self.queues.view(*ix)))
+    }
+
+    /// Store time of a message that others may see, when memory knows it.
+    pub fn stored_at(&self, topic: &str, queue_id: u32, offset: QueueOffset) -> Option<Timestamp> {
+        self.queues.find(topic, queue_id).and_then(|ix| self.queues.stored_at(ix, offset))
+    }
+
     /// What a pull from `from` gets: decided in memory, or a plan for the reader when older entries are needed.
     /// `from` must lie in `min..max` of the queue's view.
     pub fn select(
@@ -424,6 +438,8 @@ impl<D: Disk> Store<D> {
             appended: self.appended(),
             flushes: self.flushes,
             flushed_records: self.flushed_records,
+            full: matches!(self.log.reserved, Reserved::NoSpace(_)),
+            stopped: self.stopped.is_some(),
         }
     }
 }

@@ -349,6 +349,8 @@ fn members_are_listed_and_told_of_each_other() {
     world.ask(A, heartbeat("c1", "G", &[("T", "*", 2)]));
     assert!(pushes(&mut world).is_empty(), "nothing that matters to others has changed");
     world.ask(B, heartbeat("c2", "G", &[("T", "*", 1)]));
+    assert!(pushes(&mut world).is_empty(), "a second change in 100 ms is told when they are over");
+    world.pass(SECOND);
     assert_eq!(pushes(&mut world), [1, 2]);
     assert_eq!(json_of(&world.ask(A, list())), serde_json::json!({ "consumerIdList": ["c1", "c2"] }));
     assert_eq!(told(&world.ask(A, query("G", "%RETRY%G", 0))), "0 0 ", "the retry topic is there");
@@ -356,10 +358,11 @@ fn members_are_listed_and_told_of_each_other() {
     world.ask(B, Request::Unregister(leave));
     assert_eq!(pushes(&mut world), [1]);
     world.ask(B, heartbeat("c2", "G", &[("T", "*", 1)]));
+    world.pass(SECOND);
     pushes(&mut world);
     world.event(Event::Closed { conn: B });
     assert_eq!(pushes(&mut world), [1]);
-    world.pass(131 * SECOND);
+    world.pass(130 * SECOND);
     assert!(matches!(world.effects.as_slice(), [Effect::Close { conn: A }]), "{:?}", world.effects);
     assert_eq!(world.ask(A, list()).code, 1);
 }
@@ -565,10 +568,16 @@ fn operators_get_what_their_tools_read() {
     let stats = json_of(&world.ask(A, Request::GroupStats(GroupStats { group: "G".into(), topic: None })));
     assert_eq!(stats["offsetTable"].as_object().unwrap().len(), 2);
     assert_eq!(stats["offsetTable"][queue(1)]["consumerOffset"], 1);
+    assert_eq!(stats["offsetTable"][queue(1)]["lastTimestamp"], sent_at);
     let topics = json_of(&world.ask(A, Request::AllTopics));
     assert!(topics["topicConfigTable"].as_object().unwrap().keys().all(|topic| !topic.starts_with("rmq_sys_keepmq")));
     let runtime = json_of(&world.ask(A, Request::RuntimeInfo));
     assert_eq!(runtime["table"]["msgPutTotalTodayNow"], "1");
+    assert_eq!(runtime["table"]["commitLogDiskRatio"], "-1.0", "nobody has told the free space yet");
+    world.event(Event::Space { free: 250 });
+    let runtime = json_of(&world.ask(A, Request::RuntimeInfo));
+    assert_eq!(runtime["table"]["commitLogDiskRatio"], "0.7500");
+    assert_eq!(runtime["table"]["keepmqSendsKept"], "1");
     assert_eq!(world.ask(A, Request::BrokerConfig).body.concat(), b"brokerName=broker-a\n");
 
     let max = |topic: &'static str| Request::MaxOffset(MaxOffset { topic: topic.into(), queue_id: 0, committed: None });
@@ -591,3 +600,6 @@ fn operators_get_what_their_tools_read() {
     world.pass(6 * SECOND);
     assert!(world.disk.read("config/subscriptionGroup.json").unwrap().contains("\"G\""));
 }
+
+mod groups;
+mod overload;

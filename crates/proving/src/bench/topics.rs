@@ -93,10 +93,7 @@ pub(super) fn measure(binary: &Path) -> Result<String> {
         "restart with all topics until the first answer: {killed:.2?} after SIGKILL (VmRSS {} MiB then), {stopped:.2?} after a stop",
         after >> 10
     )?;
-    ensure!(
-        Client::connect(scene.broker)?.max_offset(&many[SPREAD / 2], 0)? >= 0,
-        "a topic is gone after the restart"
-    );
+    ensure!(Client::connect(scene.broker)?.max_offset(&many[SPREAD / 2], 0)? >= 0, "a topic is gone after the restart");
     drop((broker, name_server));
     Ok(lines)
 }

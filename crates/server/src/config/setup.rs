@@ -153,10 +153,13 @@ impl BrokerSetup {
             max_message_bytes,
             allow_client_relax: settings.flag("allowClientRelax"),
             register_every: millis("registerNameServerPeriod"),
+            lite_pull: settings.flag("litePullMessageEnable"),
             client_timeout: millis("channelExpiredTimeout"),
             max_parked: 100_000,
             max_topics: settings.number("maxTopics"),
             max_groups: settings.number("maxGroups"),
+            // The store's folder may have to be made first.
+            disk_bytes: None,
             live,
         };
         let limits = limits(&settings, FRAME_MAX.max(max_message_bytes + BESIDE_BODY))?;

@@ -135,6 +135,7 @@ fn every_honoured_key_has_an_effect() {
         ("autoCreateSubscriptionGroup", "false"),
         ("longPollingEnable", "false"),
         ("brokerPermission", "4"),
+        ("litePullMessageEnable", "false"),
         ("regionId", "other"),
         ("registerNameServerPeriod", "20000"),
         ("metricsPromExporterPort", "5558"),

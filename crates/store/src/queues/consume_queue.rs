@@ -250,12 +250,17 @@ impl Queue {
         let min = self.min.min(visible);
         let last_stored = if self.unseen == 0 {
             self.last().1
-        } else if visible > min && visible > self.tail_first() {
-            self.tail(visible - 1, visible).next().map_or(Timestamp(0), |packed| Entry::unpack(packed).stored)
         } else {
-            Timestamp(0)
+            visible.checked_sub(1).and_then(|last| self.stored_at(last)).unwrap_or_default()
         };
         QueueView { min: QueueOffset(min), max: QueueOffset(visible), last_stored, has_lost: self.has_lost }
+    }
+
+    /// Store time of a visible message, when memory knows it.
+    pub(super) fn stored_at(&self, offset: u64) -> Option<Timestamp> {
+        let held = self.min.max(self.tail_first())..self.visible();
+        held.contains(&offset)
+            .then(|| self.tail(offset, offset + 1).next().map(|packed| Entry::unpack(packed).stored))?
     }
 
     pub(super) fn pick(&self, from: QueueOffset, filter: &TagFilter, limits: Limits, name: u8) -> Picked {

@@ -41,6 +41,11 @@ impl Queues {
         find_in(self.topics.get(topic)?, queue_id).ok()
     }
 
+    /// The queues of a topic.
+    pub(crate) fn of(&self, topic: &str) -> &[(u32, QueueIx)] {
+        self.topics.get(topic).map_or(&[], Vec::as_slice)
+    }
+
     /// The queue, made when it does not exist. No allocation when it does. The topic's name has been checked.
     pub(crate) fn find_or_add(&mut self, topic: &str, queue_id: u32) -> QueueIx {
         match self.find(topic, queue_id) {
@@ -130,6 +135,10 @@ impl Queues {
 
     pub(crate) fn view(&self, ix: QueueIx) -> QueueView {
         self.queue(ix).view()
+    }
+
+    pub(crate) fn stored_at(&self, ix: QueueIx, offset: QueueOffset) -> Option<Timestamp> {
+        self.queue(ix).stored_at(offset.0)
     }
 
     /// What a pull gets. `from` lies in `min..max` of the view.

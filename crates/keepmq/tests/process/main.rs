@@ -1,9 +1,12 @@
 //! The real binary, from outside.
 
+mod metrics;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 fn keepmq(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keepmq"));
@@ -54,7 +57,10 @@ impl Drop for Dev {
 
 /// A base with its ports free, and those of a second process twenty above. Below the range that the kernel gives to clients.
 fn free_ports() -> u16 {
-    let start = u16::try_from(std::process::id() % 400).expect("below 400");
+    // Tests of one process run at the same time.
+    static ASKED: AtomicU16 = AtomicU16::new(0);
+    let start =
+        u16::try_from(std::process::id() % 400).expect("below 400") + 50 * ASKED.fetch_add(1, Ordering::Relaxed);
     let bases = (0..400).map(|step| 13_000 + (start + step) % 400 * 40);
     let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     let mut bases = bases.filter(|base| [0, 8, 10, 20, 28, 30].iter().all(|above| free(base + above)));

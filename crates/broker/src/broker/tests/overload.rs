@@ -1,0 +1,84 @@
+//! More than disk and memory take is refused before it is appended, and taken again as soon as they can.
+
+use super::*;
+
+fn refused_for(world: &mut World, key: &str) -> u64 {
+    let table = json_of(&world.ask(B, Request::RuntimeInfo));
+    table["table"][key].as_str().unwrap_or_else(|| panic!("{key} is not shown")).parse().unwrap()
+}
+
+fn send(world: &mut World) -> i32 {
+    world.send(A, Request::Send(message("T", 0, "", b"x")))
+}
+
+#[test]
+fn behind_a_disk_that_stands_still_nothing_is_accepted_after_a_second() {
+    let mut world = World::new(config());
+    world.ask(A, create_topic("T", 1));
+    world.hold = true;
+    let first = send(&mut world);
+    world.pass(Duration::from_millis(999));
+    let second = send(&mut world);
+    world.pass(Duration::from_millis(1));
+    let appended = world.broker.store().appended();
+    let third = send(&mut world);
+    let refused = world.answer(third).expect("refused at once");
+    let text = refused.remark.unwrap();
+    assert_eq!(refused.code, 2);
+    assert!(text.contains("waited 1000 ms") && text.contains("the limit is 1000 ms"), "{text}");
+    assert_eq!(world.broker.store().appended(), appended, "before it was appended");
+    assert_eq!(refused_for(&mut world, "keepmqSendsRefusedStalled"), 1);
+    assert_eq!((world.answer(first), world.answer(second)), (None, None));
+
+    // The first two have their time, and then their one answer; the disk still stands.
+    world.pass(4 * SECOND);
+    assert_eq!(world.answer(first).map(|answer| answer.code), Some(10));
+    let fourth = send(&mut world);
+    assert_eq!(world.answer(fourth).map(|answer| answer.code), Some(2), "the second waits for longer than a second");
+    world.flush();
+    assert_eq!(world.answer(second).map(|answer| answer.code), Some(0));
+    let fifth = send(&mut world);
+    assert!(world.answer(fifth).is_some_and(|answer| answer.is_ok()), "it moves again: so does everything");
+    assert_eq!(told(&world.ask(B, Request::Pull(pull("T", 0, 0, "*")))), "0 3 x,x,x", "what was refused is not there");
+}
+
+#[test]
+fn buffers_that_are_full_refuse_and_name_their_limit() {
+    let mut world = World::new(config());
+    world.ask(A, create_topic("T", 1));
+    world.hold = true;
+    let body = vec![b'x'; 4_000];
+    let mut sent = 0;
+    let refused = loop {
+        let opaque = world.send(A, Request::Send(message("T", 0, "", &body)));
+        match world.answer(opaque) {
+            Some(refused) => break refused,
+            None => sent += 1,
+        }
+    };
+    assert!((600..1_000).contains(&sent), "three buffers of a mebibyte: {sent}");
+    assert_eq!(refused.code, 2);
+    assert!(refused.remark.unwrap().contains("the limit is 3145728"));
+    assert_eq!(refused_for(&mut world, "keepmqAppendsRefusedBuffers"), 1);
+    world.flush();
+    assert_eq!(world.replies.len(), sent, "what was accepted is kept");
+    assert!(world.ask(A, Request::Send(message("T", 0, "", &body))).is_ok(), "and there is room again");
+}
+
+#[test]
+fn a_hundred_thousand_pulls_of_one_client_wait_and_one_more_is_answered_at_once() {
+    let mut world = World::new(BrokerConfig { max_parked: 100_000, ..config() });
+    world.ask(A, create_topic("T", 1));
+    for _ in 0..100_000 {
+        world.send(A, Request::Pull(pull("T", 0, 0, "red")));
+    }
+    assert!(world.replies.is_empty());
+    assert_eq!(told(&world.ask(B, Request::Pull(pull("T", 0, 0, "*")))), "19 0 ");
+    assert_eq!(refused_for(&mut world, "keepmqPullsNotParked"), 1);
+    world.ask(B, Request::Send(message("T", 0, "TAGS\u{1}blue\u{2}", b"x")));
+    assert!(world.replies.is_empty(), "nobody wants it");
+    world.event(Event::Closed { conn: A });
+    assert_eq!(refused_for(&mut world, "keepmqParkedPulls"), 0);
+    let again = world.send(B, Request::Pull(pull("T", 0, 1, "*")));
+    assert_eq!(world.answer(again), None, "there is room again");
+}
