@@ -17,6 +17,11 @@ const SHARDS: u64 = 1 << (u64::BITS - USE_BITS - SLOT_BITS);
 
 static NEXT_SHARD: AtomicU64 = AtomicU64::new(0);
 
+/// Number of the shard that owns a connection.
+pub(crate) fn number_of(conn: Conn) -> u64 {
+    conn.0 >> (USE_BITS + SLOT_BITS)
+}
+
 /// The connections of a shard.
 #[derive(Debug)]
 pub(crate) struct Connections {
@@ -35,15 +40,16 @@ struct Slot {
 }
 
 impl Connections {
-    /// None yet, under a shard number of their own.
-    pub(crate) fn new() -> Self {
-        let shard = NEXT_SHARD.fetch_add(1, Ordering::Relaxed);
-        assert!(shard < SHARDS, "a process has fewer than {SHARDS} shards in its life");
-        Self { shard, slots: Vec::new(), free: Vec::new(), held: 0 }
+    /// Numbers for so many shards, which follow each other and are nobody else's. Answers the first.
+    pub(crate) fn reserve(shards: usize) -> u64 {
+        let first = NEXT_SHARD.fetch_add(shards as u64, Ordering::Relaxed);
+        assert!(first + shards as u64 <= SHARDS, "a process has no more than {SHARDS} shards in its life");
+        first
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+    /// None yet, of the shard with this number.
+    pub(crate) fn new(shard: u64) -> Self {
+        Self { shard, slots: Vec::new(), free: Vec::new(), held: 0 }
     }
 
     /// Adds one, made by `make` under its new number, and answers its slot. `None`: there are as many as there can be.
@@ -82,8 +88,10 @@ impl Connections {
 
     /// A connection and its slot; `None` when it is gone.
     pub(crate) fn find(&mut self, conn: Conn) -> Option<(usize, &mut Connection)> {
-        let shard = conn.0 >> (USE_BITS + SLOT_BITS);
-        assert!(shard == self.shard, "a core is driven by one shard, and {conn:?} is a connection of another");
+        assert!(
+            number_of(conn) == self.shard,
+            "what is for a connection comes to its shard, and {conn:?} is another's"
+        );
         let index = usize::try_from(conn.0).expect("64 bits") & (SLOTS - 1);
         self.at_mut(index).filter(|connection| connection.conn == conn).map(|connection| (index, connection))
     }
@@ -125,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_used_again_but_a_number_is_not() {
-        let mut connections = Connections::new();
+        let mut connections = Connections::new(7);
         let slot = connections.insert(connection).unwrap();
         let first = connections.at(slot).unwrap().conn;
         connections.at_mut(slot).unwrap().incoming.reserve_exact(100);
@@ -133,7 +141,7 @@ mod tests {
         assert_eq!((connections.held(), connections.heaviest()), (100, Some(slot)));
         connections.remove(slot).unwrap();
         assert!(connections.remove(slot).is_none());
-        assert_eq!((connections.held(), connections.heaviest(), connections.len()), (0, None, 0));
+        assert_eq!((connections.held(), connections.heaviest()), (0, None));
 
         assert_eq!(connections.insert(connection), Some(slot));
         let second = connections.at(slot).unwrap().conn;
@@ -143,9 +151,9 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "driven by one shard")]
+    #[should_panic(expected = "comes to its shard")]
     fn a_connection_of_another_shard_is_a_mistake() {
-        let (mut one, mut other) = (Connections::new(), Connections::new());
+        let (mut one, mut other) = (Connections::new(7), Connections::new(8));
         let slot = one.insert(connection).unwrap();
         let conn = one.at(slot).unwrap().conn;
         other.find(conn);

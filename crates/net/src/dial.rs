@@ -1,6 +1,7 @@
 //! Connections that we make.
 
-use crate::inbox::{Inbox, Note};
+use crate::crew::{Crew, HEAD};
+use crate::inbox::Note;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
@@ -19,10 +20,10 @@ pub(crate) struct Dialled {
 }
 
 /// Connects to `peer` on a thread of its own, which ends by itself: looking a name up may block, and a shard must not.
-pub(crate) fn start<D: Send + 'static>(peer: Arc<str>, inbox: Inbox<D>) -> io::Result<()> {
+pub(crate) fn start<D: Send + 'static>(peer: Arc<str>, crew: Arc<Crew<D>>) -> io::Result<()> {
     std::thread::Builder::new().name("keepmq-dial".to_owned()).spawn(move || {
         let outcome = dial(&peer);
-        inbox.put(Note::Dialled(Dialled { peer, outcome }));
+        crew.put(HEAD, Note::Dialled(Dialled { peer, outcome }));
     })?;
     Ok(())
 }

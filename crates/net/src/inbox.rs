@@ -1,10 +1,16 @@
+use crate::crew::{Crew, HEAD};
 use crate::dial::Dialled;
-use keepmq_protocol::Response;
 use keepmq_protocol::frame::Caller;
+use keepmq_protocol::seam::{CallId, Conn};
+use keepmq_protocol::{Request, Response};
+use keepmq_world::Mono;
 use mio::Waker;
+use mio::net::TcpStream;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// What comes to a shard from other threads.
+/// What comes to shards from other threads.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
@@ -29,23 +35,71 @@ pub enum Word<D> {
     Stop,
 }
 
-/// A word, or a connection that was made for the shard.
+/// A word, a connection that was made for the shard, or what another shard was told to do and this one must.
 #[derive(Debug)]
 pub(crate) enum Note<D> {
     Word(Word<D>),
+    Push { conn: Conn, request: Request<'static> },
+    Close { conn: Conn },
+    Call(Box<Asked>),
+    Accepted { stream: TcpStream, peer: SocketAddr },
     Dialled(Dialled),
 }
 
-/// Posts words to a shard, from any thread. The shard is woken once for all words that wait.
+/// A call that a core makes.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) call: CallId,
+    pub(crate) peer: String,
+    pub(crate) request: Request<'static>,
+    pub(crate) until: Mono,
+}
+
+/// Posts words to the shards of a core, from any thread: a reply to the shard that owns the connection, everything else to the
+/// first. A shard is woken once for all that waits.
 ///
 /// It never blocks and has no bound of its own: a word answers a piece of work, and how much work is out is the core's to limit.
 pub struct Inbox<D> {
-    shared: Arc<Shared<D>>,
+    crew: Arc<Crew<D>>,
 }
 
-struct Shared<D> {
+impl<D> Clone for Inbox<D> {
+    fn clone(&self) -> Self {
+        Self { crew: Arc::clone(&self.crew) }
+    }
+}
+
+impl<D> Inbox<D> {
+    pub(crate) fn new(crew: Arc<Crew<D>>) -> Self {
+        Self { crew }
+    }
+
+    /// Posts one. A word to a shard that has ended goes nowhere.
+    pub fn post(&self, word: Word<D>) {
+        let shard = match &word {
+            Word::Reply { to, .. } => self.crew.shard_of(to.conn),
+            Word::Done(_) | Word::Space { .. } | Word::Stop => HEAD,
+        };
+        self.crew.put(shard, Note::Word(word));
+    }
+
+    /// Makes every shard turn.
+    pub fn nudge(&self) {
+        self.crew.wake_all();
+    }
+
+    /// How often each shard has turned.
+    pub fn turns(&self) -> Vec<u64> {
+        self.crew.turns()
+    }
+}
+
+/// Where one shard finds its notes. Cache lines of its own: all shards write here.
+#[repr(align(64))]
+pub(crate) struct Post<D> {
     state: Mutex<State<D>>,
     waker: Waker,
+    turns: AtomicU64,
 }
 
 struct State<D> {
@@ -54,40 +108,46 @@ struct State<D> {
     ended: bool,
 }
 
-impl<D> Clone for Inbox<D> {
-    fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
-    }
-}
-
-impl<D> Inbox<D> {
+impl<D> Post<D> {
     pub(crate) fn new(waker: Waker) -> Self {
         let state = Mutex::new(State { waiting: Vec::new(), ended: false });
-        Self { shared: Arc::new(Shared { state, waker }) }
+        Self { state, waker, turns: AtomicU64::new(0) }
     }
 
-    /// Posts one. A word to a shard that has ended goes nowhere.
-    pub fn post(&self, word: Word<D>) {
-        self.put(Note::Word(word));
-    }
-
-    pub(crate) fn put(&self, note: Note<D>) {
+    /// Puts one there. Whether the shard must be woken for it.
+    #[must_use]
+    pub(crate) fn put(&self, note: Note<D>) -> bool {
         let mut state = self.lock();
         if state.ended {
-            return;
+            return false;
         }
         let first = state.waiting.is_empty();
         state.waiting.push(note);
-        drop(state);
-        if first && let Err(error) = self.shared.waker.wake() {
-            // The shard still finds the word when it next turns, which it does every few seconds.
-            tracing::error!(%error, "a shard could not be woken");
+        first
+    }
+
+    /// Puts several there, in their order; they are gone from `notes`. Whether the shard must be woken for them.
+    #[must_use]
+    pub(crate) fn append(&self, notes: &mut Vec<Note<D>>) -> bool {
+        let mut state = self.lock();
+        if state.ended {
+            notes.clear();
         }
+        let first = state.waiting.is_empty() && !notes.is_empty();
+        state.waiting.append(notes);
+        first
     }
 
     /// Moves all that wait into `into`, in the order in which they were posted.
     pub(crate) fn take(&self, into: &mut Vec<Note<D>>) {
         into.append(&mut self.lock().waiting);
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            // The shard still finds what waits when it next turns, which it does every few seconds.
+            tracing::error!(%error, "a shard could not be woken");
+        }
     }
 
     /// Nothing is taken any more.
@@ -97,7 +157,16 @@ impl<D> Inbox<D> {
         state.waiting.clear();
     }
 
+    /// The shard has turned once more. Only the shard itself says so.
+    pub(crate) fn turned(&self) {
+        self.turns.store(self.turns() + 1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<D>> {
-        self.shared.state.lock().expect("nobody panics while holding an inbox")
+        self.state.lock().expect("nobody panics while holding a post")
     }
 }

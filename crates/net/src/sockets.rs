@@ -1,9 +1,10 @@
 use crate::connection::Connection;
 use crate::connections::Connections;
+use crate::crowd::Crowd;
 use crate::incoming::{Cut, Touched};
 use crate::listener::Listeners;
 use crate::seldom::Seldom;
-use crate::shard::NetLimits;
+use crate::shards::NetLimits;
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::seam::Conn;
 use keepmq_protocol::{Request, Response};
@@ -35,6 +36,9 @@ const SCAN: Duration = Duration::from_secs(5);
 /// The sockets of a shard: who is ready, who is owed a write, who has come and gone. Knows nothing of cores.
 pub(crate) struct Sockets {
     limits: NetLimits,
+    crowd: Arc<Crowd>,
+    /// Which shard of the crowd this is.
+    shard: usize,
     poll: Poll,
     events: Events,
     listeners: Listeners,
@@ -49,6 +53,8 @@ pub(crate) struct Sockets {
     pub(crate) opened: Vec<(Conn, SocketAddr)>,
     /// Which connections have ended, since it was last asked for.
     pub(crate) gone: Vec<Gone>,
+    /// Who has connected and belongs to another shard.
+    pub(crate) elsewhere: Vec<(usize, TcpStream, SocketAddr)>,
     full: Seldom,
     cut_off: Seldom,
 }
@@ -73,19 +79,23 @@ impl Gone {
 }
 
 impl Sockets {
-    pub(crate) fn new(limits: NetLimits) -> io::Result<Self> {
+    /// Of the shard with this index; `first` is the number of the first one.
+    pub(crate) fn new(limits: NetLimits, first: u64, shard: usize, crowd: Arc<Crowd>) -> io::Result<Self> {
         Ok(Self {
             limits,
+            crowd,
+            shard,
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             listeners: Listeners::default(),
-            connections: Connections::new(),
+            connections: Connections::new(first + shard as u64),
             ready: VecDeque::new(),
             dirty: Vec::new(),
             scan_at: Mono(0),
             scratch: vec![0; SCRATCH].into(),
             opened: Vec::new(),
             gone: Vec::new(),
+            elsewhere: Vec::new(),
             full: Seldom::default(),
             cut_off: Seldom::default(),
         })
@@ -114,6 +124,11 @@ impl Sockets {
     /// Nobody is accepted any more.
     pub(crate) fn stop_listening(&mut self) {
         self.listeners.close();
+    }
+
+    /// Connections of all shards.
+    pub(crate) fn everybodys(&self) -> usize {
+        self.crowd.connections()
     }
 
     /// Whether a turn would find something to do without waiting.
@@ -159,31 +174,52 @@ impl Sockets {
     pub(crate) fn accept(&mut self, now: Mono) {
         for _ in 0..ACCEPTS {
             let Some((stream, peer)) = self.listeners.accept(now) else { return };
-            if self.connections.len() >= self.limits.connections {
+            if self.crowd.connections() >= self.limits.connections {
                 if let Some(others) = self.full.speak(now) {
                     let limit = self.limits.connections;
                     tracing::warn!(%peer, limit, others, "refusing a connection: there are as many as may be");
                 }
                 continue;
             }
-            match self.admit(stream, peer, None, now) {
-                Ok(conn) => {
-                    tracing::debug!(?conn, %peer, "a peer has connected");
-                    self.opened.push((conn, peer));
-                }
-                Err(error) => tracing::warn!(%peer, %error, "a connection cannot be used"),
+            let shard = self.crowd.emptiest();
+            // Now, not when that shard has time for it: else all who come at once would go to the same.
+            self.crowd.comes(shard);
+            if shard == self.shard {
+                self.welcome(stream, peer, now);
+            } else {
+                self.elsewhere.push((shard, stream, peer));
             }
         }
     }
 
-    /// Takes a connected stream in.
-    pub(crate) fn admit(
+    /// Takes in somebody who has connected, and is counted already.
+    pub(crate) fn welcome(&mut self, stream: TcpStream, peer: SocketAddr, now: Mono) {
+        match self.admit(stream, peer, None, now) {
+            Ok(conn) => {
+                tracing::debug!(?conn, %peer, "a peer has connected");
+                self.opened.push((conn, peer));
+            }
+            Err(error) => {
+                self.crowd.goes(self.shard);
+                tracing::warn!(%peer, %error, "a connection cannot be used");
+            }
+        }
+    }
+
+    /// Takes in a connection that we made.
+    pub(crate) fn dialled(
         &mut self,
         stream: TcpStream,
-        peer: SocketAddr,
-        dialled: Option<Arc<str>>,
+        address: SocketAddr,
+        peer: Arc<str>,
         now: Mono,
     ) -> io::Result<Conn> {
+        let conn = self.admit(stream, address, Some(peer), now)?;
+        self.crowd.comes(self.shard);
+        Ok(conn)
+    }
+
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr, dialled: Option<Arc<str>>, now: Mono) -> io::Result<Conn> {
         stream.set_nodelay(true)?;
         let full = || io::Error::new(io::ErrorKind::QuotaExceeded, "the table of connections is full");
         let made = self.connections.insert(|conn| Connection::new(conn, stream, peer, dialled, now));
@@ -227,11 +263,12 @@ impl Sockets {
         touched
     }
 
-    /// Forgets what was dealt with, and the connections that have ended with it.
-    pub(crate) fn settle(&mut self, cuts: Vec<Cut>, now: Mono) {
+    /// Forgets what was dealt with, and the connections that have ended with it. Answers the shard that must make room, if it
+    /// is another one.
+    pub(crate) fn settle(&mut self, cuts: Vec<Cut>, now: Mono) -> Option<usize> {
         for cut in cuts {
             if cut.end.is_some() {
-                self.connections.remove(cut.slot);
+                self.remove(cut.slot);
                 continue;
             }
             let connection = self.connections.at_mut(cut.slot).expect("a connection that was just read is there");
@@ -239,12 +276,11 @@ impl Sockets {
             connection.consume(cut.used);
             self.connections.weigh(cut.slot);
         }
-        if self.connections.held() > self.limits.unread_bytes {
-            self.make_room(now);
-        }
+        self.weighed();
+        if self.crowd.held() <= self.limits.unread_bytes { None } else { self.make_room(now) }
     }
 
-    fn make_room(&mut self, now: Mono) {
+    fn make_room(&mut self, now: Mono) -> Option<usize> {
         // Buffers that are only kept for later go first.
         for slot in self.connections.indexes() {
             if let Some(connection) = self.connections.at_mut(slot) {
@@ -252,15 +288,29 @@ impl Sockets {
                 self.connections.weigh(slot);
             }
         }
-        while self.connections.held() > self.limits.unread_bytes {
-            let Some(slot) = self.connections.heaviest() else { return };
+        let crowd = Arc::clone(&self.crowd);
+        let _alone = crowd.room();
+        self.weighed();
+        while crowd.held() > self.limits.unread_bytes {
+            let fullest = crowd.fullest();
+            if fullest != self.shard {
+                return Some(fullest);
+            }
+            let slot = self.connections.heaviest()?;
             let connection = self.connections.at(slot).expect("what holds something is there");
             if let Some(others) = self.cut_off.speak(now) {
                 let (peer, held, limit) = (connection.peer, connection.incoming.len(), self.limits.unread_bytes);
                 tracing::warn!(%peer, held, limit, others, "closing the largest of too many incomplete frames");
             }
             self.close(slot, "there was no room for its incomplete frame");
+            self.weighed();
         }
+        None
+    }
+
+    /// Tells the crowd what this shard holds.
+    fn weighed(&self) {
+        self.crowd.holds(self.shard, self.connections.held());
     }
 
     /// Puts an answer where the next write finds it.
@@ -355,6 +405,7 @@ impl Sockets {
                 self.connections.weigh(slot);
             }
         }
+        self.weighed();
     }
 
     /// The end: writes what is queued, as far as the peers take it until `end`. `clock` tells the time.
@@ -388,9 +439,15 @@ impl Sockets {
     }
 
     fn close(&mut self, slot: usize, why: &str) {
-        if let Some(connection) = self.connections.remove(slot) {
+        if let Some(connection) = self.remove(slot) {
             self.gone.push(Gone::new(&connection, why));
         }
+    }
+
+    fn remove(&mut self, slot: usize) -> Option<Box<Connection>> {
+        let removed = self.connections.remove(slot)?;
+        self.crowd.goes(self.shard);
+        Some(removed)
     }
 }
 

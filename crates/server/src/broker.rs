@@ -2,13 +2,13 @@
 
 use crate::config::BrokerSetup;
 use crate::failure::{ExitCode, Failure, Problem};
-use crate::health::{Health, Watched};
+use crate::health::Health;
 use crate::jobs::{BrokerHands, Workers, spawn};
 use crate::metrics::{Facts, Recovery};
 use crate::stop::Stop;
 use keepmq_broker::{Broker, Done, OpenBrokerError};
 use keepmq_disk::{LockError, OsDisk, StoreLock, free_bytes, total_bytes};
-use keepmq_net::{Inbox, Shard, Word, now};
+use keepmq_net::{Inbox, Shards, Word, now};
 use keepmq_protocol::seam::Exit;
 use keepmq_store::{Flush, OpenError, Recovered, Store};
 use std::io;
@@ -75,8 +75,8 @@ pub fn run(setup: BrokerSetup) -> Result<(), Failure> {
 
 /// A broker that is recovered and listens; nothing is answered yet.
 pub(crate) struct Opened {
-    core: Arc<Mutex<Watched<Broker<OsDisk>>>>,
-    shard: Shard<Done>,
+    core: Arc<Mutex<Broker<OsDisk>>>,
+    shards: Shards<Done>,
     hands: BrokerHands,
     workers: Workers,
     space: Space,
@@ -96,6 +96,7 @@ impl Opened {
         let (seed, flush) = (setup.store.seed, setup.store.flush);
         let disk_bytes = total_bytes(&root).map_err(|error| thread_refused(&error))?;
         setup.broker.disk_bytes = Some(disk_bytes);
+        let awaited = flush == Flush::Sync;
         let began = now();
         let (store, recovered) = Store::open(disk, setup.store, began).map_err(|error| open_refused(error, &root))?;
         let created = recovered.created;
@@ -107,10 +108,10 @@ impl Opened {
         let broker = Broker::open(store, recovered, setup.broker, !seed, now())
             .map_err(|error| tables_refused(&error, &root))?;
 
-        let mut shard = Shard::new(setup.limits).map_err(|error| thread_refused(&error))?;
+        let mut shards = Shards::new(setup.shards, setup.limits).map_err(|error| thread_refused(&error))?;
         let mut listening = Vec::new();
         for address in setup.listen {
-            let taken = shard.listen(address).map_err(|error| {
+            let taken = shards.listen(address).map_err(|error| {
                 port_refused(
                     address,
                     "listenPort",
@@ -122,18 +123,18 @@ impl Opened {
         }
         let settings = setup.settings;
         let threads = |inbox| {
-            let (hands, workers) = BrokerHands::new(files, reader, settings, inbox)?;
+            let (hands, workers) = BrokerHands::new(files, reader, settings, inbox, setup.shards, awaited)?;
             Ok((hands, workers, Space::watch(root, inbox.clone())?))
         };
-        let (hands, workers, space) = threads(&shard.inbox()).map_err(|error: io::Error| thread_refused(&error))?;
+        let (hands, workers, space) = threads(&shards.inbox()).map_err(|error: io::Error| thread_refused(&error))?;
         let facts =
             Facts { flush, disk_bytes, recovery, free: Arc::clone(&space.free), sent: Arc::clone(hands.sent()) };
-        let core = health.serving(broker, shard.inbox(), facts);
-        Ok(Self { core, shard, hands, workers, space, listening, created, lock })
+        let core = health.serving(broker, shards.inbox(), facts);
+        Ok(Self { core, shards, hands, workers, space, listening, created, lock })
     }
 
     pub(crate) fn inbox(&self) -> Inbox<Done> {
-        self.shard.inbox()
+        self.shards.inbox()
     }
 
     /// The port, then the one for clients that use the VIP channel.
@@ -143,7 +144,7 @@ impl Opened {
 
     /// Serves until the core is done.
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let exit = self.shard.run(&self.core, self.hands);
+        let exit = self.shards.run(&self.core, self.hands);
         self.space.end();
         self.workers.join();
         drop(self.lock);

@@ -1,6 +1,6 @@
 //! `/livez`, `/readyz`, `/startupz` and `/metrics`, for whoever supervises the process.
 //!
-//! - live: the broker's event loop turns. Asked, we make it turn, and wait for that at most 5 s.
+//! - live: the broker's event loops turn, all of them. Asked, we make them turn, and wait for that at most 5 s.
 //! - started: recovery is over.
 //! - ready: started, registered at a name server (or none is configured), not about to end, the store has not stopped, and
 //!   there was space for the next segment. `?verbose` lists the checks.
@@ -15,42 +15,16 @@ use axum::routing::get;
 use keepmq_broker::{Broker, Done};
 use keepmq_disk::OsDisk;
 use keepmq_net::{Inbox, Word};
-use keepmq_protocol::seam::{Core, Effect, Event};
-use keepmq_world::{Mono, Now};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Longest that an event loop may take for one turn.
+/// Longest that event loops may take for one turn.
 const TURN: Duration = Duration::from_secs(5);
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(5);
-
-/// A core whose turns are counted.
-pub(crate) struct Watched<C> {
-    core: C,
-    turns: Arc<AtomicU64>,
-}
-
-impl<C: Core> Core for Watched<C> {
-    type Work = C::Work;
-    type Done = C::Done;
-
-    fn handle(&mut self, event: Event<'_, C::Done>, now: Now) {
-        self.core.handle(event, now);
-        self.turns.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn poll_effect(&mut self) -> Option<Effect<C::Work>> {
-        self.core.poll_effect()
-    }
-
-    fn deadline(&self) -> Option<Mono> {
-        self.core.deadline()
-    }
-}
 
 /// How a broker is, for all who ask.
 #[derive(Clone)]
@@ -66,8 +40,7 @@ enum Phase {
 
 #[derive(Clone)]
 struct Serving {
-    broker: Arc<Mutex<Watched<Broker<OsDisk>>>>,
-    turns: Arc<AtomicU64>,
+    broker: Arc<Mutex<Broker<OsDisk>>>,
     inbox: Inbox<Done>,
     facts: Facts,
 }
@@ -84,10 +57,9 @@ impl Health {
         broker: Broker<OsDisk>,
         inbox: Inbox<Done>,
         facts: Facts,
-    ) -> Arc<Mutex<Watched<Broker<OsDisk>>>> {
-        let turns = Arc::new(AtomicU64::new(0));
-        let broker = Arc::new(Mutex::new(Watched { core: broker, turns: Arc::clone(&turns) }));
-        *self.lock() = Phase::Serving(Serving { broker: Arc::clone(&broker), turns, inbox, facts });
+    ) -> Arc<Mutex<Broker<OsDisk>>> {
+        let broker = Arc::new(Mutex::new(broker));
+        *self.lock() = Phase::Serving(Serving { broker: Arc::clone(&broker), inbox, facts });
         broker
     }
 
@@ -143,8 +115,8 @@ impl Health {
             None => return ["recovered", "registered", "staying", "store", "space"].map(|name| (name, false)),
             Some(serving) => {
                 let broker = serving.broker();
-                let state = broker.core.store().state();
-                (broker.core.is_registered(), !state.stopped, !state.full)
+                let state = broker.store().state();
+                (broker.is_registered(), !state.stopped, !state.full)
             }
         };
         [("recovered", true), ("registered", registered), ("staying", staying), ("store", store), ("space", space)]
@@ -152,7 +124,7 @@ impl Health {
 }
 
 impl Serving {
-    fn broker(&self) -> MutexGuard<'_, Watched<Broker<OsDisk>>> {
+    fn broker(&self) -> MutexGuard<'_, Broker<OsDisk>> {
         self.broker.lock().expect("a panic ends the process")
     }
 }
@@ -162,12 +134,14 @@ type Answer = (StatusCode, String);
 async fn live(State(health): State<Health>) -> Answer {
     // While the store is being recovered there is no loop yet, and `/startupz` says so.
     let Some(serving) = health.now_serving() else { return (StatusCode::OK, "recovering\n".to_owned()) };
-    let turns = serving.turns.load(Ordering::Relaxed);
+    let turns = serving.inbox.turns();
+    // The first one has something to tell, and so must get hold of the core.
     serving.inbox.post(Word::Space { free: serving.facts.free.load(Ordering::Relaxed) });
+    serving.inbox.nudge();
     let asked = Instant::now();
-    while serving.turns.load(Ordering::Relaxed) == turns {
+    while serving.inbox.turns().iter().zip(&turns).any(|(now, then)| now == then) {
         if asked.elapsed() > TURN {
-            return (StatusCode::SERVICE_UNAVAILABLE, format!("the event loop has not turned for {TURN:?}\n"));
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("an event loop has not turned for {TURN:?}\n"));
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -186,7 +160,7 @@ async fn numbers(State(health): State<Health>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "recovering\n").into_response();
     };
     // The lock is held while numbers are copied, not while they are written down.
-    let numbers = serving.broker().core.numbers();
+    let numbers = serving.broker().numbers();
     let text = metrics::page(&numbers, &serving.facts);
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }

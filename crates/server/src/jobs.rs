@@ -1,15 +1,16 @@
-//! Who carries out a broker's own work: one thread a lane, one reader, and the shard itself where nothing must be waited for.
+//! Who carries out a broker's own work: one thread a lane, a few readers, and the shard itself where little must be waited for.
 //!
 //! ```text
-//!   Task::Job ──quick──▶ here                      ──▶ Word::Done at once
-//!           └──syncs───▶ thread of the job's lane  ──▶ Word::Done, posted
-//!   Task::Serve ──in memory──▶ here                ──▶ Word::Reply at once
-//!             └──cold──▶ the reader                ──▶ Word::Reply, posted
+//!   Task::Job ──quick, or as syncs.rs says──▶ here       ──▶ Word::Done at once
+//!           └──else──▶ thread of the job's lane          ──▶ Word::Done, posted
+//!   Task::Serve ──in memory──▶ here                      ──▶ Word::Reply at once
+//!             └──cold──▶ the readers                     ──▶ Word::Reply, posted
 //!   Task::Configure ──▶ the thread of the configuration ──▶ Word::Done, posted
 //! ```
 
 use crate::config::{self, Settings};
 use crate::metrics::Sent;
+use crate::syncs::{Place, Syncs};
 use keepmq_broker::{Done, Serve, Task};
 use keepmq_disk::OsDisk;
 use keepmq_net::{Hands, Inbox, Word};
@@ -17,9 +18,11 @@ use keepmq_protocol::seam::Core;
 use keepmq_protocol::{Response, ResponseCode};
 use keepmq_store::{Files, Job, Lane, LogReader};
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// Stack of a thread that runs shallow code; what is not touched costs nothing, but 2 MiB a thread add up where memory is limited.
 pub(crate) const STACK: usize = 256 << 10;
@@ -28,34 +31,23 @@ const LANE: usize = 64;
 /// Cold reads that wait; what comes on top is refused, and the client asks again.
 const READS: usize = 1024;
 
-/// Where the syncs are done that replies wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Syncs {
-    /// In the shard: no hop between threads, but nothing else happens meanwhile. The way for a machine with one core.
-    Inline,
-    /// In a thread of their own.
-    Thread,
-}
+/// Readers: a device answers several reads at once, and one that waits must not hold up the others.
+const READERS_MIN: usize = 2;
+const READERS_MAX: usize = 4;
 
-impl Syncs {
-    fn for_this_machine() -> Self {
-        match std::thread::available_parallelism() {
-            Ok(cores) if cores.get() == 1 => Self::Inline,
-            _ => Self::Thread,
-        }
-    }
-}
-
-/// The hands of a broker's shard.
+/// The hands of a broker's shards: each has a clone.
+#[derive(Clone)]
 pub(crate) struct BrokerHands {
     files: Arc<Files<OsDisk>>,
     reader: LogReader<OsDisk>,
-    syncs: Syncs,
+    syncs: Arc<Mutex<Syncs>>,
     flush: SyncSender<Job>,
     background: SyncSender<Job>,
     reads: SyncSender<Serve>,
     changes: SyncSender<String>,
     sent: Arc<Sent>,
+    /// Cold reads that wait or are under way.
+    cold: Arc<AtomicUsize>,
 }
 
 /// The threads behind them. They end by themselves when the hands are dropped and what was handed out is done.
@@ -64,13 +56,16 @@ pub(crate) struct Workers {
 }
 
 impl BrokerHands {
-    /// With their threads, which post to `inbox`.
+    /// With their threads, which post to `inbox`. `awaited`: replies wait for syncs, as under SYNC_FLUSH.
     pub(crate) fn new(
         files: Arc<Files<OsDisk>>,
         reader: LogReader<OsDisk>,
         settings: Settings,
         inbox: &Inbox<Done>,
+        shards: usize,
+        awaited: bool,
     ) -> io::Result<(Self, Workers)> {
+        let cores = cores();
         let (flush, flushes) = sync_channel(LANE);
         let (background, chores) = sync_channel(LANE);
         let (reads, asked) = sync_channel(READS);
@@ -78,14 +73,24 @@ impl BrokerHands {
             Done::Configured(Box::new(config::configure_broker(settings, text)))
         })?;
         let sent = Arc::new(Sent::default());
-        let threads = vec![
-            lane("flush", flushes, Arc::clone(&files), inbox.clone())?,
-            lane("background", chores, Arc::clone(&files), inbox.clone())?,
-            read("read", asked, reader.clone(), Arc::clone(&sent), inbox.clone())?,
-            configuration,
+        let syncs = Arc::new(Mutex::new(Syncs::new(cores, shards, awaited)));
+        let cold = Arc::new(AtomicUsize::new(0));
+        let mut threads = vec![
+            lane("flush", flushes, Arc::clone(&files), inbox.clone(), Some(Arc::clone(&syncs)))?,
+            lane("background", chores, Arc::clone(&files), inbox.clone(), None)?,
         ];
-        let hands = Self { files, reader, syncs: Syncs::for_this_machine(), flush, background, reads, changes, sent };
-        Ok((hands, Workers { threads }))
+        threads.push(configuration);
+        let asked = Arc::new(Mutex::new(asked));
+        for _ in 0..cores.clamp(READERS_MIN, READERS_MAX) {
+            threads.push(read(
+                Arc::clone(&asked),
+                reader.clone(),
+                Arc::clone(&sent),
+                inbox.clone(),
+                Arc::clone(&cold),
+            )?);
+        }
+        Ok((Self { files, reader, syncs, flush, background, reads, changes, sent, cold }, Workers { threads }))
     }
 
     /// What has been read for consumers.
@@ -94,12 +99,13 @@ impl BrokerHands {
     }
 
     fn job(&self, job: Job) -> Option<Word<Done>> {
-        let (here, lane) = match job.lane() {
-            Lane::Flush => (job.is_quick() || self.syncs == Syncs::Inline, &self.flush),
-            Lane::Background => (false, &self.background),
+        let (place, lane) = match job.lane() {
+            Lane::Flush if job.is_quick() => return Some(Word::Done(job.run(&self.files).into())),
+            Lane::Flush => (lock(&self.syncs).next(self.cold.load(Ordering::Relaxed)), &self.flush),
+            Lane::Background => (Place::Thread, &self.background),
         };
-        if here {
-            return Some(Word::Done(job.run(&self.files).into()));
+        if place == Place::Shard {
+            return Some(Word::Done(flush(job, &self.files, &self.syncs)));
         }
         match lane.try_send(job) {
             Ok(()) => None,
@@ -113,13 +119,15 @@ impl BrokerHands {
             self.sent.count(&serve, &read);
             return Some(Word::Reply { to: serve.to, response: serve.response(read) });
         }
+        self.cold.fetch_add(1, Ordering::Relaxed);
         match self.reads.try_send(serve) {
             Ok(()) => None,
             Err(TrySendError::Full(serve)) => {
+                self.cold.fetch_sub(1, Ordering::Relaxed);
                 let remark = format!("{READS} reads of old messages wait for the disk already");
                 Some(Word::Reply { to: serve.to, response: Response::refuse(ResponseCode::SystemBusy, remark) })
             }
-            Err(TrySendError::Disconnected(_)) => panic!("the reader's thread lives as long as its hands"),
+            Err(TrySendError::Disconnected(_)) => panic!("readers live as long as the hands"),
         }
     }
 
@@ -152,26 +160,52 @@ impl Workers {
     }
 }
 
-fn lane(name: &str, jobs: Receiver<Job>, files: Arc<Files<OsDisk>>, inbox: Inbox<Done>) -> io::Result<JoinHandle<()>> {
+/// How many of the machine's cores this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Runs a job of the flush lane, and remembers how long it took.
+fn flush(job: Job, files: &Files<OsDisk>, syncs: &Mutex<Syncs>) -> Done {
+    let began = Instant::now();
+    let done = job.run(files);
+    lock(syncs).took(began.elapsed());
+    done.into()
+}
+
+fn lane(
+    name: &str,
+    jobs: Receiver<Job>,
+    files: Arc<Files<OsDisk>>,
+    inbox: Inbox<Done>,
+    syncs: Option<Arc<Mutex<Syncs>>>,
+) -> io::Result<JoinHandle<()>> {
     spawn(name, move || {
         for job in jobs {
-            inbox.post(Word::Done(job.run(&files).into()));
+            let done = match &syncs {
+                Some(syncs) => flush(job, &files, syncs),
+                None => job.run(&files).into(),
+            };
+            inbox.post(Word::Done(done));
         }
     })
 }
 
 fn read(
-    name: &str,
-    asked: Receiver<Serve>,
+    asked: Arc<Mutex<Receiver<Serve>>>,
     reader: LogReader<OsDisk>,
     sent: Arc<Sent>,
     inbox: Inbox<Done>,
+    cold: Arc<AtomicUsize>,
 ) -> io::Result<JoinHandle<()>> {
-    spawn(name, move || {
-        for serve in asked {
+    spawn("read", move || {
+        // One of the readers waits for the next read, the others for their turn to wait.
+        let next = || lock(&asked).recv();
+        while let Ok(serve) = next() {
             let read = reader.serve(&serve.plan);
             sent.count(&serve, &read);
             let response = serve.response(read);
+            cold.fetch_sub(1, Ordering::Relaxed);
             inbox.post(Word::Reply { to: serve.to, response });
         }
     })
@@ -191,6 +225,10 @@ pub(crate) fn configuration<D: Send + 'static>(
         }
     })?;
     Ok((changes, thread))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("a panic ends the process")
 }
 
 /// A thread with a small stack and a name.

@@ -7,7 +7,7 @@
 //! - [`dev::run`]: both in one process, on loopback, with a first message through their own ports.
 //!
 //! ```text
-//!   Settings (config.rs) ──▶ BrokerSetup (config/setup.rs) ──▶ Opened (broker.rs) ──▶ Shard + BrokerHands (jobs.rs)
+//!   Settings (config.rs) ──▶ BrokerSetup (config/setup.rs) ──▶ Opened (broker.rs) ──▶ Shards + BrokerHands (jobs.rs)
 //!   SIGTERM (stop.rs) ──▶ not ready (health.rs) ──▶ Word::Stop ──▶ the core drains ──▶ Exit ──▶ threads end, lock given back
 //! ```
 //! A panic in any thread ends the process ([`log::init`]): the store is made for being killed, not for going on half.
@@ -29,6 +29,7 @@ mod jobs;
 mod kvfile;
 mod metrics;
 mod stop;
+mod syncs;
 
 mod firstword;
 

@@ -7,7 +7,7 @@ use crate::jobs::{configuration, spawn};
 use crate::kvfile::KvFile;
 use crate::stop::Stop;
 use keepmq_nameserver::{Done, KvSaved, NameServer, SaveKv, Task};
-use keepmq_net::{Hands, Inbox, Shard, Word};
+use keepmq_net::{Hands, Inbox, Shards, Word};
 use keepmq_protocol::seam::Exit;
 use std::io;
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ pub fn run(setup: NameServerSetup) -> Result<(), Failure> {
 /// A name server that listens; nothing is answered yet.
 pub(crate) struct Opened {
     core: Arc<Mutex<NameServer>>,
-    shard: Shard<Done>,
+    shards: Shards<Done>,
     hands: NameServerHands,
     threads: [JoinHandle<()>; 2],
     pub(crate) listening: SocketAddr,
@@ -48,8 +48,9 @@ impl Opened {
         let (file, kv) = KvFile::open(&kv_path)?;
         let entries: usize = kv.config_table.values().map(|entries| entries.len()).sum();
         tracing::info!("{entries} entries of key-value configuration in {}", kv_path.display());
-        let mut shard = Shard::new(limits).map_err(|error| thread_refused(&error))?;
-        let listening = shard.listen(listen).map_err(|error| {
+        // One is enough: routes are asked for every half minute.
+        let mut shards = Shards::new(1, limits).map_err(|error| thread_refused(&error))?;
+        let listening = shards.listen(listen).map_err(|error| {
             port_refused(
                 listen,
                 "listenPort",
@@ -58,18 +59,18 @@ impl Opened {
             )
         })?;
         let (hands, threads) =
-            NameServerHands::new(file, settings, &shard.inbox()).map_err(|error| thread_refused(&error))?;
+            NameServerHands::new(file, settings, &shards.inbox()).map_err(|error| thread_refused(&error))?;
         let core = Arc::new(Mutex::new(NameServer::new(config, kv, seed)));
-        Ok(Self { core, shard, hands, threads, listening })
+        Ok(Self { core, shards, hands, threads, listening })
     }
 
     pub(crate) fn inbox(&self) -> Inbox<Done> {
-        self.shard.inbox()
+        self.shards.inbox()
     }
 
     /// Serves until the core is done.
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let exit = self.shard.run(&self.core, self.hands);
+        let exit = self.shards.run(&self.core, self.hands);
         for thread in self.threads {
             thread.join().expect("a panic ends the process");
         }
@@ -96,6 +97,7 @@ impl Opened {
 }
 
 /// Hands files to threads of their own: clients that ask for routes do not wait for a disk.
+#[derive(Clone)]
 struct NameServerHands {
     saves: SyncSender<SaveKv>,
     changes: SyncSender<String>,

@@ -2,6 +2,7 @@
 
 mod calls;
 mod peers;
+mod several;
 mod toy;
 
 use crate::{NetLimits, Word};

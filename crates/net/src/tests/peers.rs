@@ -3,12 +3,15 @@
 use super::LIMITS;
 use super::toy::{Client, running};
 use crate::NetLimits;
+use crate::connections::Connections;
+use crate::crowd::Crowd;
 use crate::sockets::Sockets;
 use bytes::Bytes;
 use keepmq_protocol::Response;
 use keepmq_protocol::frame::{Caller, Form, Language};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -138,7 +141,9 @@ fn closing_by_the_core_lets_the_answer_out_first() {
 #[test]
 fn a_peer_with_too_much_unsent_is_not_read_until_it_has_taken_it() {
     let limit = 1 << 20;
-    let mut sockets = Sockets::new(NetLimits { unsent_bytes: limit, ..LIMITS }).unwrap();
+    let mut sockets =
+        Sockets::new(NetLimits { unsent_bytes: limit, ..LIMITS }, Connections::reserve(1), 0, Arc::new(Crowd::new(1)))
+            .unwrap();
     let address = sockets.listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
     let now = || crate::now().mono;

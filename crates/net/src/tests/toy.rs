@@ -1,8 +1,8 @@
-use crate::{Hands, Inbox, NetLimits, Shard, Word};
+use crate::{Hands, Inbox, NetLimits, Shards, Word};
 use bytes::Bytes;
 use keepmq_protocol::frame::{self, Caller, FLAG_RESPONSE, Form};
 use keepmq_protocol::request::RouteInfo;
-use keepmq_protocol::seam::{CallError, CallId, Core, Effect, Event, Exit};
+use keepmq_protocol::seam::{CallError, CallId, Conn, Core, Effect, Event, Exit};
 use keepmq_protocol::{Request, Response};
 use keepmq_world::{Mono, Now};
 use std::cell::Cell;
@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Toy {
     effects: VecDeque<Effect<(String, Caller, String)>>,
     events: Vec<String>,
+    /// Who has come, asked or gone, in this order.
+    pub(super) comings: Vec<(Conn, &'static str)>,
     /// How often it was asked for its deadline: once for each lock.
     pub(super) locks: Cell<u32>,
     held: Vec<Caller>,
@@ -56,6 +58,29 @@ impl Toy {
             "big" => self.reply(from, vec![b'x'; usize::try_from(number()).unwrap()]),
             "work" | "slow" | "read" => self.effects.push_back(Effect::Work((verb.to_owned(), from, rest.to_owned()))),
             "hold" => self.held.push(from),
+            // Everybody who was held is answered, in the order of asking.
+            "free" => {
+                for to in std::mem::take(&mut self.held) {
+                    self.reply(to, "freed");
+                }
+                self.reply(from, "free");
+            }
+            // Everybody who was held is told something, and then sent away.
+            "evict" => {
+                for to in std::mem::take(&mut self.held) {
+                    self.effects.push_back(Effect::Push { conn: to.conn, request: route(rest.to_owned()) });
+                    self.reply(to, "go");
+                    self.effects.push_back(Effect::Close { conn: to.conn });
+                }
+                self.reply(from, "evicted");
+            }
+            // Everybody who was held is read for: an answer that is made in the shard where the order came in.
+            "serve" => {
+                for to in std::mem::take(&mut self.held) {
+                    self.effects.push_back(Effect::Work(("read".to_owned(), to, rest.to_owned())));
+                }
+                self.reply(from, "served");
+            }
             "tick" => self.ticks.push((now.mono + Duration::from_millis(number()), from)),
             "push" => {
                 self.effects.push_back(Effect::Push { conn: from.conn, request: route(rest.to_owned()) });
@@ -94,9 +119,16 @@ impl Core for Toy {
 
     fn handle(&mut self, event: Event<'_, Self::Done>, now: Now) {
         match event {
-            Event::Opened { .. } => self.events.push("opened".to_owned()),
-            Event::Closed { .. } => self.events.push("closed".to_owned()),
+            Event::Opened { conn, .. } => {
+                self.comings.push((conn, "opened"));
+                self.events.push("opened".to_owned());
+            }
+            Event::Closed { conn } => {
+                self.comings.push((conn, "closed"));
+                self.events.push("closed".to_owned());
+            }
             Event::Request { from, request: Request::RouteInfo(RouteInfo { topic, .. }) } => {
+                self.comings.push((from.conn, "asked"));
                 self.obey(from, &topic, now);
             }
             Event::Request { request, .. } => panic!("a request that nobody sends: {request:?}"),
@@ -143,6 +175,7 @@ impl Core for Toy {
 }
 
 /// "work" is done on the spot, "slow" by a thread, "read" answers the caller without the core.
+#[derive(Clone)]
 struct ToyHands {
     inbox: Inbox<(Caller, String)>,
 }
@@ -176,14 +209,18 @@ pub(super) fn running(limits: NetLimits) -> Running {
 }
 
 pub(super) fn running_with(toy: Toy, limits: NetLimits) -> Running {
-    let mut shard = Shard::new(limits).unwrap();
-    let address = shard.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    running_on(1, toy, limits)
+}
+
+pub(super) fn running_on(shards: usize, toy: Toy, limits: NetLimits) -> Running {
+    let mut shards = Shards::new(shards, limits).unwrap();
+    let address = shards.listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let core = Arc::new(Mutex::new(toy));
-    let inbox = shard.inbox();
+    let inbox = shards.inbox();
     let hands = ToyHands { inbox: inbox.clone() };
     let thread = std::thread::spawn({
         let core = Arc::clone(&core);
-        move || shard.run(&core, hands)
+        move || shards.run(&core, hands)
     });
     Running { address, inbox, core, thread }
 }

@@ -3,6 +3,7 @@
 use super::change::Refusal;
 use super::{Origin, Settings, address};
 use crate::failure::{ExitCode, Failure, Problem};
+use crate::jobs::cores;
 use keepmq_broker::{BrokerConfig, LiveConfig};
 use keepmq_nameserver::NameServerConfig;
 use keepmq_net::NetLimits;
@@ -42,6 +43,8 @@ pub struct BrokerSetup {
     pub health: Option<SocketAddr>,
     /// What is too much.
     pub limits: NetLimits,
+    /// Event loops.
+    pub shards: usize,
     /// Every effective value.
     pub settings: Settings,
 }
@@ -117,6 +120,10 @@ impl BrokerSetup {
         };
         clamp(&mut settings, "registerNameServerPeriod", 10_000, 60_000);
         clamp(&mut settings, "flushIntervalCommitLog", 1, FLUSH_INTERVAL_MAX.into());
+        if settings.number::<usize>("shards") == 0 {
+            settings.derive("shards", shards_for(cores()).to_string(), "this machine's cores");
+        }
+        let shards = settings.number("shards");
         let segment_bytes: u64 = settings.number("mappedFileSizeCommitLog");
         let max_message_bytes: usize = settings.number("maxMessageSize");
         if (max_message_bytes + BESIDE_BODY) as u64 > segment_bytes {
@@ -163,7 +170,7 @@ impl BrokerSetup {
             live,
         };
         let limits = limits(&settings, FRAME_MAX.max(max_message_bytes + BESIDE_BODY))?;
-        Ok(Self { broker, store, root, listen, health, limits, settings })
+        Ok(Self { broker, store, root, listen, health, limits, shards, settings })
     }
 
     /// Where the address that clients are told comes from, in words.
@@ -366,6 +373,11 @@ fn limits(settings: &Settings, frame_bytes: usize) -> Result<NetLimits, Failure>
         unread_bytes: (64 << 20).max(4 * frame_bytes),
         idle: Duration::from_secs(settings.number("serverChannelMaxIdleTimeSeconds")),
     })
+}
+
+/// Few cores are worth more undivided: clients, flushes and page cache need one, too. Beyond 32 shards the core's lock is the limit.
+fn shards_for(cores: usize) -> usize {
+    if cores < 4 { 1 } else { (cores - 1).min(32) }
 }
 
 /// Files that this process may open. The limit is raised as far as it may be: the low default is for programs that use `select`.

@@ -59,6 +59,7 @@ fn refusals_name_the_place_and_what_to_do() {
         ("listenPort=many", &["a whole number from 1 to 65535"]),
         ("listenPort=70000", &["a whole number from 1 to 65535"]),
         ("maxMessageSize=4M", &["without a unit"]),
+        ("shards=65", &["a whole number from 0 to 64"]),
         ("mappedFileSizeCommitLog=-1", &["from 65536 to 2147483647"]),
         ("autoCreateTopicEnable=yes", &["true or false"]),
         ("brokerRole=SYNC_MASTER", &["brokerRole", "second machine", "ASYNC_MASTER"]),
@@ -110,7 +111,7 @@ fn our_defaults_are_javas_except_where_that_would_lose_messages() {
     let names: Vec<_> = differing.iter().map(|key| key.name).collect();
     assert_eq!(
         names,
-        ["metricsPromExporterHost", "allowClientRelax", "adopt", "maxTopics", "maxGroups", "flushDiskType"]
+        ["metricsPromExporterHost", "allowClientRelax", "adopt", "maxTopics", "maxGroups", "flushDiskType", "shards"]
     );
 }
 
@@ -119,7 +120,8 @@ fn effects(setup: &BrokerSetup) -> String {
     let store = keepmq_store::StoreConfig { new_id: [0; 16], seed: 0, ..setup.store.clone() };
     let live = keepmq_broker::LiveConfig { shown: Vec::new(), ..setup.broker.live.clone() };
     let broker = keepmq_broker::BrokerConfig { live, ..setup.broker.clone() };
-    format!("{broker:?} {store:?} {:?} {:?} {:?} {:?}", setup.root, setup.listen, setup.health, setup.limits)
+    let net = (&setup.listen, &setup.health, &setup.limits, setup.shards);
+    format!("{broker:?} {store:?} {:?} {net:?}", setup.root)
 }
 
 #[test]
@@ -143,8 +145,8 @@ fn every_honoured_key_has_an_effect() {
         ("channelExpiredTimeout", "60000"),
         ("allowClientRelax", "true"),
         ("adopt", "true"),
-        ("maxTopics", "7"),
-        ("maxGroups", "7"),
+        ("maxTopics", "100"),
+        ("maxGroups", "100"),
         ("storePathRootDir", "/other"),
         ("mappedFileSizeCommitLog", "67108864"),
         ("flushDiskType", "ASYNC_FLUSH"),
@@ -156,6 +158,8 @@ fn every_honoured_key_has_an_effect() {
         ("maxTransferCountOnMessageInMemory", "64"),
         ("bindAddress", "127.0.0.1"),
         ("serverChannelMaxIdleTimeSeconds", "60"),
+        // Not what any machine has by itself.
+        ("shards", "64"),
     ]);
     let before = effects(&setup("").unwrap());
     for key in BROKER.keys().filter(|key| matches!(key.fate, Fate::Honoured { .. })) {

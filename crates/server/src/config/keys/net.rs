@@ -1,10 +1,14 @@
 //! Source: RocketMQ `NettyServerConfig`, `NettyClientConfig`, `AuthConfig`.
 
-use super::{BOOL, INT, Key, LONG, SECRET, TEXT, honoured, no, not_yet, number};
+use super::{BOOL, INT, Key, LONG, SECRET, TEXT, honoured, honoured_with, no, not_yet, number};
 
 /// What they say is done.
-pub(super) const HONOURED: &[Key] =
-    &[honoured("bindAddress", TEXT, "0.0.0.0"), honoured("serverChannelMaxIdleTimeSeconds", number(1, 86_400), "120")];
+pub(super) const HONOURED: &[Key] = &[
+    honoured("bindAddress", TEXT, "0.0.0.0"),
+    honoured("serverChannelMaxIdleTimeSeconds", number(1, 86_400), "120"),
+    // Ours: event loops, each with a share of the connections. 0: as many as suit this machine.
+    honoured_with("shards", number(0, 64), "", "0"),
+];
 
 /// All others of connections.
 pub(super) const KEYS: &[Key] = &[
