@@ -8,7 +8,7 @@ use crate::net::{LinkId, News};
 use crate::stage::{Due, MICRO, MILLI, NodeId, SECOND, Stage};
 use crate::trace::Rare;
 use crate::workload::{BODY_MAX, Lent, QUEUES, TOPICS};
-use keepmq_broker::{Broker, BrokerConfig, OpenBrokerError, Serve, Task};
+use keepmq_broker::{Broker, BrokerConfig, LiveConfig, OpenBrokerError, Serve, Task};
 use keepmq_protocol::frame::Form;
 use keepmq_protocol::record;
 use keepmq_protocol::seam::{CallId, Event, Exit};
@@ -107,23 +107,27 @@ impl BrokerNode {
             address,
             name_servers,
             region: "DefaultRegion".to_owned(),
-            auto_create_topic: scenario.auto_create,
-            auto_create_group: true,
-            default_topic_queues: QUEUES,
             max_message_bytes: BODY_MAX,
             allow_client_relax: false,
-            flush_timeout: Duration::from_millis(scenario.flush_timeout_ms),
             register_every: Duration::from_millis(scenario.register_every_ms),
-            long_polling: true,
             lite_pull: true,
             client_timeout: Duration::from_secs(120),
-            pull_messages: 32,
-            pull_bytes: 256 * 1024,
             max_parked: scenario.max_parked,
             max_topics: 1000,
             max_groups: 1000,
             disk_bytes: None,
-            shown: vec![("brokerName".to_owned(), name.to_owned())],
+            live: LiveConfig {
+                auto_create_topic: scenario.auto_create,
+                auto_create_group: true,
+                default_topic_queues: QUEUES,
+                permission: 6,
+                flush_timeout: Duration::from_millis(scenario.flush_timeout_ms),
+                long_polling: true,
+                pull_messages: 32,
+                pull_bytes: 256 * 1024,
+                keep: Duration::from_millis(scenario.keep_ms),
+                shown: vec![("brokerName".to_owned(), name.to_owned())],
+            },
         };
         let mut new_id = [0; 16];
         new_id[..8].copy_from_slice(&chance.word().to_be_bytes());
@@ -275,7 +279,7 @@ impl BrokerNode {
     /// A job has ended, and the core hears of it.
     pub(crate) fn done(&mut self, lent: &mut Lent<'_>, life: u32, done: JobDone) {
         let Some(running) = self.running.as_mut().filter(|_| self.life == life) else { return };
-        running.host.event(lent.stage, Event::Done(done));
+        running.host.event(lent.stage, Event::Done(done.into()));
         self.synced.push((lent.stage.now, running.host.core.store().state().synced.0));
         self.settle(lent);
     }
@@ -375,6 +379,7 @@ impl BrokerNode {
                 Left::Answered { .. } => {}
                 Left::Work(Task::Serve(serve)) => self.serve(lent, serve),
                 Left::Work(Task::Job(job)) => self.job(lent, job),
+                Left::Work(Task::Configure(text)) => unreachable!("nobody changes a configuration here: {text}"),
                 Left::Exit(exit) => return self.exit(lent, &exit),
             }
         }

@@ -7,7 +7,7 @@ use crate::net::{LinkId, News};
 use crate::stage::{Due, MILLI, NodeId, SECOND};
 use crate::trace::Rare;
 use crate::workload::Lent;
-use keepmq_nameserver::{KvSaved, NameServer, NameServerConfig, SaveKv};
+use keepmq_nameserver::{Done, KvSaved, LiveConfig, NameServer, NameServerConfig, SaveKv, Task};
 use keepmq_protocol::body::{ClusterInfo, RouteData};
 use keepmq_protocol::frame::Form;
 use keepmq_protocol::json;
@@ -58,11 +58,14 @@ impl NameNode {
     pub(crate) fn new(node: NodeId, broker_timeout: Duration, mut chance: Chance) -> Self {
         let config = NameServerConfig {
             broker_timeout,
-            scan_every: Duration::from_secs(5),
             max_brokers: 100,
             max_topics: 1000,
-            order_in_routes: true,
-            order_to_brokers: true,
+            live: LiveConfig {
+                scan_every: Duration::from_secs(5),
+                order_in_routes: true,
+                order_to_brokers: true,
+                shown: Vec::new(),
+            },
         };
         let desk = KvDesk::new(chance.fork());
         Self {
@@ -176,7 +179,7 @@ impl NameNode {
             && let Some(host) = &mut self.running
         {
             self.desk.saved(lent.stage, &done.outcome);
-            host.event(lent.stage, Event::Done(done));
+            host.event(lent.stage, Event::Done(Done::Saved(done)));
             self.settle(lent);
         }
     }
@@ -232,7 +235,8 @@ impl NameNode {
                     self.desk.answered(link.0, response_code);
                 }
                 Left::Answered { .. } => {}
-                Left::Work(save) => self.save(lent, save),
+                Left::Work(Task::Save(save)) => self.save(lent, save),
+                Left::Work(Task::Configure(text)) => unreachable!("nobody changes a configuration here: {text}"),
                 Left::Exit(Exit::Disk(_)) => ended = true,
                 Left::Exit(exit) => lent.stage.blame("exit", format!("a name server ends by itself: {exit:?}")),
             }

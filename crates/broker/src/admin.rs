@@ -1,13 +1,15 @@
 //! Table look-ups and edits for operators and their tools; look-ups by offset and time for consumers.
 
+use crate::config::LiveConfig;
 use crate::cx::{Checked, Cx, not_appended, refuse};
 use crate::histogram::Histogram;
 use crate::members::Members;
 use crate::pending::Stake;
-use crate::serve::{Answer, Serve};
+use crate::serve::{Answer, Serve, Task};
 use crate::tables::GroupsFile;
 use crate::topics::{MAX_QUEUES, edit_attributes, is_own};
 use keepmq_protocol::body::{DataVersion, SubscriptionGroup, TopicConfig};
+use keepmq_protocol::change::{Changing, properties};
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::json::write_object_keyed;
 use keepmq_protocol::request::{
@@ -15,6 +17,7 @@ use keepmq_protocol::request::{
     ViewMessage,
 };
 use keepmq_protocol::response::ResponseHeader;
+use keepmq_protocol::seam::Effect;
 use keepmq_protocol::{ConsumerGroup, LogOffset, QueueOffset, Response, ResponseCode, Topic};
 use keepmq_store::{Disk, MetaRecord, QueueView, ReadPlan};
 use keepmq_world::Timestamp;
@@ -343,10 +346,31 @@ pub(crate) fn group_stats<D: Disk>(from: Caller, request: &GroupStats<'_>, membe
 
 /// GET_BROKER_CONFIG 26.
 pub(crate) fn broker_config<D: Disk>(from: Caller, cx: &mut Cx<D>) {
-    let text: String = cx.config.shown.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
-    let version = json!(DataVersion::default()).to_string();
+    let text = properties(&cx.config.live.shown);
+    let version = json!(cx.config_version).to_string();
     let header = ResponseHeader::Fields(vec![("version".into(), version)]);
     cx.reply(from, Response::ok().with_header(header).with_body(text));
+}
+
+/// UPDATE_BROKER_CONFIG 25, first half: the rest is the shell's.
+pub(crate) fn change_broker_config<D: Disk>(from: Caller, text: &str, changing: &mut Changing, cx: &mut Cx<D>) {
+    match changing.begin(from, text) {
+        Ok(text) => cx.effects.push_back(Effect::Work(Task::Configure(text))),
+        Err(refusal) => cx.reply(from, *refusal),
+    }
+}
+
+/// Lets another configuration hold. All that was made from the old one is made again.
+pub(crate) fn apply<D: Disk>(live: LiveConfig, cx: &mut Cx<D>) {
+    cx.pending.set_timeout(live.flush_timeout);
+    cx.store.keep_for(live.keep);
+    let of_topics = |live: &LiveConfig| (live.permission, live.auto_create_topic, live.default_topic_queues);
+    if of_topics(&live) != of_topics(&cx.config.live) {
+        cx.tables.topics.reconfigure(&live, cx.now.wall);
+    }
+    cx.config_version.counter += 1;
+    cx.config_version.timestamp = cx.now.wall.0;
+    cx.config.live = live;
 }
 
 /// GET_BROKER_RUNTIME_INFO 28: the keys that tools read, and what we count. Numbers that we do not have are not made up:

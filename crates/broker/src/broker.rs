@@ -1,5 +1,5 @@
 use crate::admin;
-use crate::config::{BrokerConfig, OpenBrokerError};
+use crate::config::{BrokerConfig, LiveConfig, OpenBrokerError};
 use crate::cx::Cx;
 use crate::locks::Locks;
 use crate::members::Members;
@@ -8,14 +8,15 @@ use crate::offsets::Commits;
 use crate::pull::Pulling;
 use crate::registration::{FAREWELL, Registration};
 use crate::send::Sending;
-use crate::serve::Task;
+use crate::serve::{Done, Task};
 use crate::tables::{Exports, Tables};
 use keepmq_protocol::body::perm;
+use keepmq_protocol::change::{Changing, Configured};
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::request::PullFlags;
 use keepmq_protocol::seam::{Conn, Core, Effect, Event, Exit};
 use keepmq_protocol::{Request, Response, ResponseCode};
-use keepmq_store::{Disk, JobDone, JobError, Lane, Recovered, Store};
+use keepmq_store::{Disk, JobError, Lane, Recovered, Store};
 use keepmq_world::{Chance, Keyed, Mono, Now};
 use std::net::SocketAddr;
 
@@ -35,6 +36,7 @@ pub struct Broker<D: Disk> {
     locks: Locks,
     registration: Registration,
     exports: Exports,
+    changing: Changing,
     /// When `settle` ran last.
     settled_at: Option<Mono>,
 }
@@ -84,6 +86,7 @@ impl<D: Disk> Broker<D> {
             locks: Locks::new(old_groups.into_iter().flatten(), now.mono),
             registration: Registration::new(&config, now.mono),
             exports: Exports::new(now),
+            changing: Changing::default(),
             settled_at: None,
             cx: Cx::new(config, store, tables, now),
         })
@@ -128,6 +131,7 @@ impl<D: Disk> Broker<D> {
             | Request::DeleteTopic(_)
             | Request::CreateGroup(_)
             | Request::DeleteGroup(_)
+            | Request::ChangeBrokerConfig(_)
                 if !open =>
             {
                 let refusal = self.life.refusal();
@@ -176,11 +180,11 @@ impl<D: Disk> Broker<D> {
             Request::TopicStats(request) => admin::topic_stats(from, request, cx),
             Request::GroupStats(request) => admin::group_stats(from, request, &self.members, cx),
             Request::BrokerConfig => admin::broker_config(from, cx),
+            Request::ChangeBrokerConfig(text) => admin::change_broker_config(from, text, &mut self.changing, cx),
             Request::RuntimeInfo => {
                 admin::runtime_info(from, self.life == Life::Serving, self.pulling.parked(), self.locks.len(), cx);
             }
-            Request::ChangeBrokerConfig(_)
-            | Request::PutKv(_)
+            Request::PutKv(_)
             | Request::GetKv(_)
             | Request::DeleteKv(_)
             | Request::ListKv(_)
@@ -205,6 +209,20 @@ impl<D: Disk> Broker<D> {
                 cx.reply(from, Response::refuse(ResponseCode::RequestCodeNotSupported, text));
             }
         }
+    }
+
+    /// UPDATE_BROKER_CONFIG 25, second half: what was changed holds from here on, and is answered.
+    fn configured(&mut self, configured: Configured<LiveConfig>) {
+        let (to, response, live) = self.changing.end(configured);
+        let cx = &mut self.cx;
+        if let Some(live) = live {
+            let closes = live.permission & perm::READ == 0;
+            admin::apply(live, cx);
+            if closes {
+                self.pulling.stop(cx);
+            }
+        }
+        cx.reply(to, response);
     }
 
     fn on_stop(&mut self) {
@@ -309,9 +327,9 @@ impl Life {
 
 impl<D: Disk> Core for Broker<D> {
     type Work = Task;
-    type Done = JobDone;
+    type Done = Done;
 
-    fn handle(&mut self, event: Event<'_, JobDone>, now: Now) {
+    fn handle(&mut self, event: Event<'_, Done>, now: Now) {
         if self.life == Life::Over {
             return;
         }
@@ -334,7 +352,8 @@ impl<D: Disk> Core for Broker<D> {
                 let known = self.registration.answered(call, &outcome, &mut self.cx);
                 assert!(known, "only the registration makes calls: {call:?}");
             }
-            Event::Done(done) => {
+            Event::Done(Done::Configured(configured)) => self.configured(*configured),
+            Event::Done(Done::Job(done)) => {
                 if let Err(error) = self.cx.store.finished(done, now) {
                     self.on_failure(&error);
                 }

@@ -14,30 +14,16 @@ pub struct BrokerConfig {
     pub name_servers: Vec<String>,
     /// `regionId`.
     pub region: String,
-    /// `autoCreateTopicEnable`.
-    pub auto_create_topic: bool,
-    /// `autoCreateSubscriptionGroup`.
-    pub auto_create_group: bool,
-    /// Queues of `TBW102` (`defaultTopicQueueNums`).
-    pub default_topic_queues: u32,
     /// Largest body (`maxMessageSize`).
     pub max_message_bytes: usize,
     /// A producer's `WAIT=false` may lower the wait (`allowClientRelax`).
     pub allow_client_relax: bool,
-    /// `syncFlushTimeout`.
-    pub flush_timeout: Duration,
     /// `registerNameServerPeriod`.
     pub register_every: Duration,
-    /// `longPollingEnable`.
-    pub long_polling: bool,
     /// `litePullMessageEnable`.
     pub lite_pull: bool,
     /// A silent client is forgotten after so long (RocketMQ: 120 s).
     pub client_timeout: Duration,
-    /// Most messages of one pull (`maxTransferCountOnMessageInMemory`).
-    pub pull_messages: u32,
-    /// Most bytes of one pull (`maxTransferBytesOnMessageInMemory`).
-    pub pull_bytes: u32,
     /// Most pulls held at once.
     pub max_parked: usize,
     /// Most topics.
@@ -46,6 +32,31 @@ pub struct BrokerConfig {
     pub max_groups: usize,
     /// Size of the store's disk, as far as known.
     pub disk_bytes: Option<u64>,
+    /// What may change while it runs.
+    pub live: LiveConfig,
+}
+
+/// What operators may change while the broker runs (UPDATE_BROKER_CONFIG). It is replaced as a whole.
+#[derive(Clone, Debug)]
+pub struct LiveConfig {
+    /// `autoCreateTopicEnable`.
+    pub auto_create_topic: bool,
+    /// `autoCreateSubscriptionGroup`.
+    pub auto_create_group: bool,
+    /// Queues of `TBW102` (`defaultTopicQueueNums`).
+    pub default_topic_queues: u32,
+    /// What clients may do here: 4 read, 2 write (`brokerPermission`).
+    pub permission: i32,
+    /// `syncFlushTimeout`.
+    pub flush_timeout: Duration,
+    /// `longPollingEnable`.
+    pub long_polling: bool,
+    /// Most messages of one pull (`maxTransferCountOnMessageInMemory`).
+    pub pull_messages: u32,
+    /// Most bytes of one pull (`maxTransferBytesOnMessageInMemory`).
+    pub pull_bytes: u32,
+    /// How long messages are kept (`fileReservedTime`); what the store was opened with.
+    pub keep: Duration,
     /// Every effective key with its value, for GET_BROKER_CONFIG.
     pub shown: Vec<(String, String)>,
 }

@@ -3,6 +3,7 @@ use crate::counters::Counters;
 use crate::pending::{Pending, Stake};
 use crate::serve::{Serve, Task};
 use crate::tables::Tables;
+use keepmq_protocol::body::DataVersion;
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::seam::{CallId, Effect};
 use keepmq_protocol::{LogOffset, Request, Response, ResponseCode};
@@ -22,6 +23,8 @@ pub(crate) fn refuse(code: ResponseCode, why: impl Into<Cow<'static, str>>) -> B
 /// What a part is lent for the time of one call: the store, the tables, and the ways to answer.
 pub(crate) struct Cx<D: Disk> {
     pub(crate) config: BrokerConfig,
+    /// How often the configuration was changed since the start, and when last.
+    pub(crate) config_version: DataVersion,
     pub(crate) store: Store<D>,
     pub(crate) tables: Tables,
     pub(crate) pending: Pending,
@@ -34,9 +37,19 @@ pub(crate) struct Cx<D: Disk> {
 
 impl<D: Disk> Cx<D> {
     pub(crate) fn new(config: BrokerConfig, store: Store<D>, tables: Tables, now: Now) -> Self {
-        let pending = Pending::new(config.flush_timeout);
+        let pending = Pending::new(config.live.flush_timeout);
         let counters = Counters::new(now);
-        Self { config, store, tables, pending, counters, now, effects: VecDeque::new(), calls: 0 }
+        Self {
+            config,
+            config_version: DataVersion::default(),
+            store,
+            tables,
+            pending,
+            counters,
+            now,
+            effects: VecDeque::new(),
+            calls: 0,
+        }
     }
 
     /// Answers at once; nobody, when no answer is wanted.

@@ -116,7 +116,7 @@ pub(crate) fn ensure<D: Disk>(name: &str, cx: &mut Cx<D>) -> Checked<()> {
     if let Err(error) = ConsumerGroup::check(name) {
         return missing(format!("subscription group does not exist: {error}"));
     }
-    if !cx.config.auto_create_group {
+    if !cx.config.live.auto_create_group {
         return missing(format!(
             "subscription group [{name}] does not exist: create it first (autoCreateSubscriptionGroup is off)"
         ));

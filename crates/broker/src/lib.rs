@@ -4,8 +4,9 @@
 //!
 //! | effect of its own | done by | event back |
 //! |---|---|---|
-//! | [`Task::Job`] | a job thread of the job's lane, or where it was emitted when it is quick | `Event::Done(JobDone)` |
+//! | [`Task::Job`] | a job thread of the job's lane, or where it was emitted when it is quick | [`Done::Job`] |
 //! | [`Task::Serve`] | a reader: where it was emitted when nothing must be waited for, else a reader thread | none: the reader answers with [`Serve::response`] |
+//! | [`Task::Configure`] | whoever knows the keys and the configuration file | [`Done::Configured`] |
 //!
 //! Each part is one file and owns its state; [`Broker`] calls the parts by name and lends them a `Cx` (store, tables, replies).
 //! The tables (topics, groups, offsets) are folds of the log's metadata records: a change is a record first.
@@ -17,8 +18,8 @@ mod broker;
 mod config;
 mod serve;
 pub use broker::Broker;
-pub use config::{BrokerConfig, OpenBrokerError};
-pub use serve::{Answer, Serve, Task};
+pub use config::{BrokerConfig, LiveConfig, OpenBrokerError};
+pub use serve::{Answer, Done, Serve, Task};
 
 mod cx;
 mod pending;

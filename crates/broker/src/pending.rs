@@ -76,6 +76,11 @@ impl Pending {
         Self { waiting: VecDeque::new(), timeout, wrote: 0, looked: 0, tally }
     }
 
+    /// From now on. Who waits already waits as long as was promised.
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -131,9 +136,8 @@ impl Pending {
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.since + self.timeout <= now) {
             self.wrote -= waiting.wrote();
             self.looked -= waiting.looked();
-            let text = format!("not on disk within {} ms (syncFlushTimeout)", self.timeout.as_millis());
             self.tally.unknown += u64::from(waiting.stake == Stake::Wrote);
-            effects.push_back(waiting.unknown(&text));
+            effects.push_back(waiting.unknown("not on disk in time (syncFlushTimeout)"));
         }
     }
 

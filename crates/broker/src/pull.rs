@@ -74,7 +74,7 @@ impl Pulling {
             }
         };
         let asked = Duration::from_millis(u64::try_from(pull.suspend_ms).unwrap_or(0)).min(HOLD_MAX);
-        let time = if cx.config.long_polling { asked } else { asked.min(HOLD_SHORT) };
+        let time = if cx.config.live.long_polling { asked } else { asked.min(HOLD_SHORT) };
         let topic = cx.tables.topics.find(&pull.topic).map(|(topic, _)| topic.clone());
         let topic = topic.expect("`check` has found the topic");
         cx.counters.counts.pulls_parked += 1;
@@ -126,7 +126,7 @@ impl Pulling {
         }
     }
 
-    /// Answers everybody, because the broker ends.
+    /// Answers everybody, because the broker ends or nobody may read any more.
     pub(crate) fn stop<D: Disk>(&mut self, cx: &mut Cx<D>) {
         while let Some(waiter) = self.parked.take_any() {
             let_go(&waiter, cx);
@@ -165,6 +165,10 @@ fn forbidden(kind: u8, text: String) -> Box<Response> {
 /// Source: RocketMQ `PullMessageProcessor.processRequest`, `ForbiddenType`.
 fn check<D: Disk>(conn: Conn, pull: &Pull<'_>, members: &Members, cx: &mut Cx<D>) -> Checked<(TagFilter, u32)> {
     let (group, topic) = (&*pull.group, &*pull.topic);
+    if cx.config.live.permission & perm::READ == 0 {
+        let text = format!("the broker[{}] pulling message is forbidden (brokerPermission)", cx.config.address.ip());
+        return Err(forbidden(1, text));
+    }
     if PullFlags(pull.sys_flag).lite() && !cx.config.lite_pull {
         let broker = &cx.config.name;
         let text =
@@ -246,8 +250,8 @@ fn parse(pull: &Pull<'_>) -> Checked<TagFilter> {
 fn limits<D: Disk>(pull: &Pull<'_>, cx: &Cx<D>) -> Limits {
     let asked = |asked: i32, max: u32| u32::try_from(asked).unwrap_or(1).clamp(1, max.max(1));
     Limits {
-        messages: asked(pull.max_messages, cx.config.pull_messages),
-        bytes: asked(pull.max_bytes.filter(|bytes| *bytes > 0).unwrap_or(i32::MAX), cx.config.pull_bytes),
+        messages: asked(pull.max_messages, cx.config.live.pull_messages),
+        bytes: asked(pull.max_bytes.filter(|bytes| *bytes > 0).unwrap_or(i32::MAX), cx.config.live.pull_bytes),
         scanned: SCANNED,
     }
 }

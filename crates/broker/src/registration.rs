@@ -1,6 +1,6 @@
 use crate::config::BrokerConfig;
 use crate::cx::Cx;
-use keepmq_protocol::body::{DataVersion, RegisterBrokerBody, RouteData, TopicTable};
+use keepmq_protocol::body::{DataVersion, RegisterBrokerBody, RouteData, TopicConfig, TopicTable, perm};
 use keepmq_protocol::request::{
     QueryDataVersion, QueryDataVersionHeader, RegisterBroker, RegisterBrokerHeader, RouteInfo, UnregisterBroker,
 };
@@ -261,8 +261,14 @@ fn register<'t, D: Disk>(
     let config = &cx.config;
     // The port for replicas is the one behind; nobody listens there yet, but clients show it.
     let ha = SocketAddr::new(config.address.ip(), config.address.port().saturating_add(1));
+    // A broker that takes no messages, or gives none, says so of each topic.
+    let allowed = match config.live.permission {
+        all if all & perm::READ != 0 && all & perm::WRITE != 0 => !0,
+        less => less,
+    };
+    let told = |config: &TopicConfig| TopicConfig { perm: config.perm & allowed, ..config.clone() };
     // What has gone meanwhile, or is about to become something else, is not told.
-    let kept = |topic: &Topic| cx.tables.topics.kept(topic.as_str(), cx.store.commit()).cloned();
+    let kept = |topic: &Topic| cx.tables.topics.kept(topic.as_str(), cx.store.commit()).map(told);
     let topics = topics.filter_map(|topic| kept(topic).map(|config| (topic.to_string(), config)));
     let table = TopicTable { data_version: version, topic_config_table: topics.collect() };
     Request::RegisterBroker(RegisterBroker {

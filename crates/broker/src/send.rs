@@ -198,6 +198,12 @@ impl Sending {
             let text = format!("the topic[{topic}] sending message is forbidden: its permission is {}", config.perm);
             return Err(refuse(ResponseCode::NoPermission, text));
         }
+        // As RocketMQ: on other topics producers are served until they have seen the route, so that a drain costs no message.
+        if config.order && cx.config.live.permission & perm::WRITE == 0 {
+            let ip = cx.config.address.ip();
+            let text = format!("the broker[{ip}] sending message to an ordered topic is forbidden (brokerPermission)");
+            return Err(refuse(ResponseCode::NoPermission, text));
+        }
         let queues = config.write_queue_nums.max(config.read_queue_nums);
         let queue_id = match u32::try_from(header.queue_id) {
             Ok(queue_id) => Some(queue_id).filter(|queue_id| *queue_id < queues),

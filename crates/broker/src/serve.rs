@@ -1,10 +1,12 @@
+use crate::config::LiveConfig;
 use crate::topics::is_own;
 use bytes::Bytes;
+use keepmq_protocol::change::Configured;
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::record::{Record, decode_unchecked};
 use keepmq_protocol::response::{PullReply, ResponseHeader};
 use keepmq_protocol::{Response, ResponseCode};
-use keepmq_store::{Job, ReadError, ReadPlan, Served};
+use keepmq_store::{Job, JobDone, ReadError, ReadPlan, Served};
 
 /// Work that only a broker has.
 #[derive(Debug)]
@@ -13,6 +15,23 @@ pub enum Task {
     Job(Job),
     /// To be read and answered.
     Serve(Serve),
+    /// Properties to be checked and kept in the configuration file; `Event::Done` follows. One at a time.
+    Configure(String),
+}
+
+/// Such work has ended.
+#[derive(Debug)]
+pub enum Done {
+    /// [`Task::Job`].
+    Job(JobDone),
+    /// [`Task::Configure`].
+    Configured(Box<Configured<LiveConfig>>),
+}
+
+impl From<JobDone> for Done {
+    fn from(done: JobDone) -> Self {
+        Self::Job(done)
+    }
 }
 
 /// A request that the log itself answers.

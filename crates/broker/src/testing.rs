@@ -1,12 +1,12 @@
 //! A broker over a disk in memory, whose jobs and reads are done at once unless a test holds the flushes back.
 
-use crate::{Broker, BrokerConfig, Task};
+use crate::{Broker, BrokerConfig, Done, LiveConfig, Task};
 use keepmq_protocol::frame::{Caller, Form, Language};
 use keepmq_protocol::header::Str;
 use keepmq_protocol::request::{Pull, Send, SendHeader, SendVia};
 use keepmq_protocol::seam::{CallId, Conn, Core, Effect, Event, Outcome};
 use keepmq_protocol::{Request, Response};
-use keepmq_store::{Disk, File, Flush, Job, JobDone, Lane, Store, StoreConfig};
+use keepmq_store::{Disk, File, Flush, Job, Lane, Store, StoreConfig};
 use keepmq_world::{Mono, Now, Timestamp};
 use std::collections::BTreeMap;
 use std::io;
@@ -153,22 +153,30 @@ pub(crate) fn config() -> BrokerConfig {
         address: "127.0.0.1:10911".parse().unwrap(),
         name_servers: Vec::new(),
         region: "DefaultRegion".into(),
-        auto_create_topic: true,
-        auto_create_group: true,
-        default_topic_queues: 8,
         max_message_bytes: 4096,
         allow_client_relax: false,
-        flush_timeout: Duration::from_secs(5),
         register_every: Duration::from_secs(30),
-        long_polling: true,
         lite_pull: true,
         client_timeout: Duration::from_secs(120),
-        pull_messages: 32,
-        pull_bytes: 256 * 1024,
         max_parked: 2,
         max_topics: 20,
         max_groups: 20,
         disk_bytes: Some(1000),
+        live: live(),
+    }
+}
+
+pub(crate) fn live() -> LiveConfig {
+    LiveConfig {
+        auto_create_topic: true,
+        auto_create_group: true,
+        default_topic_queues: 8,
+        permission: 6,
+        flush_timeout: Duration::from_secs(5),
+        long_polling: true,
+        pull_messages: 32,
+        pull_bytes: 256 * 1024,
+        keep: Duration::from_secs(72 * 3600),
         shown: vec![("brokerName".into(), "broker-a".into())],
     }
 }
@@ -208,7 +216,7 @@ impl World {
         world
     }
 
-    pub(crate) fn event(&mut self, event: Event<'_, JobDone>) {
+    pub(crate) fn event(&mut self, event: Event<'_, Done>) {
         self.broker.handle(event, self.now);
         self.settle();
     }
@@ -230,7 +238,7 @@ impl World {
 
     fn run(&mut self, job: Job) {
         let done = job.run(&self.broker.store().files());
-        self.broker.handle(Event::Done(done), self.now);
+        self.broker.handle(Event::Done(done.into()), self.now);
     }
 
     /// Lets the held flushes happen, and holds no more.

@@ -1,4 +1,4 @@
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, LiveConfig};
 use crate::counters::{SHOWN, Traffic};
 use keepmq_protocol::body::{DataVersion, TopicConfig, perm};
 use keepmq_protocol::{LogOffset, OWN_PREFIX, RETRY_PREFIX, Topic};
@@ -99,6 +99,14 @@ impl Changes {
         self.latest.push_back(Change { topic, told });
     }
 
+    /// Everything may have changed: no list of changes leads here from before.
+    fn everything(&mut self, version: DataVersion) {
+        let end = self.latest.back().map_or(self.before.end, |last| last.told.end);
+        self.forgotten += self.latest.len() as u64 + 1;
+        self.latest.clear();
+        self.before = Told { end, version };
+    }
+
     /// How many changes are kept when the log is kept up to `commit`, and the table's version then. `None`: fewer than can be
     /// told apart.
     pub(crate) fn kept(&self, commit: LogOffset) -> Option<(u64, DataVersion)> {
@@ -134,8 +142,8 @@ impl Topics {
             (config.cluster.clone(), 16, read_write | perm::INHERIT),
             (config.name.clone(), 1, read_write | perm::INHERIT),
         ];
-        if config.auto_create_topic {
-            system.push((DEFAULT_TOPIC.to_owned(), config.default_topic_queues, read_write | perm::INHERIT));
+        if config.live.auto_create_topic {
+            system.push(default_topic(&config.live));
         }
         let end = LogOffset::default();
         for (name, queues, perm) in system {
@@ -147,6 +155,21 @@ impl Topics {
             }
         }
         topics
+    }
+
+    /// What follows from a configuration that has changed. Name servers are told all topics: permissions may have changed.
+    pub(crate) fn reconfigure(&mut self, live: &LiveConfig, wall: Timestamp) {
+        let topic = Topic::new(DEFAULT_TOPIC).expect("it has only letters and digits");
+        if live.auto_create_topic {
+            let (name, queues, perm) = default_topic(live);
+            let traffic = self.table.get(&topic).map_or_else(Traffic::default, |before| before.traffic);
+            let config = settings(name, queues, perm);
+            self.table.insert(topic, Entry { config, system: true, end: LogOffset::default(), traffic });
+        } else {
+            self.table.swap_remove(&topic);
+        }
+        self.next_version(wall);
+        self.changes.everything(self.version);
     }
 
     fn next_version(&mut self, wall: Timestamp) {
@@ -276,6 +299,10 @@ impl Topics {
         };
         Ok(TopicConfig { topic_sys_flag: unit_flag, ..made })
     }
+}
+
+fn default_topic(live: &LiveConfig) -> (String, u32, i32) {
+    (DEFAULT_TOPIC.to_owned(), live.default_topic_queues, perm::READ | perm::WRITE | perm::INHERIT)
 }
 
 /// Settings with as many queues to read as to write.

@@ -53,6 +53,9 @@ struct Nameserver {
     /// Where it listens [default: 0.0.0.0:9876]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
+    /// Print every effective key with its value, where it comes from, and RocketMQ's default when different; then exit
+    #[arg(short = 'p', long = "print")]
+    print: bool,
     /// Where its key-value configuration is kept, as kvConfig.json; wins over kvConfigPath [default: ~/namesrv]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -95,7 +98,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             let data = if *ephemeral { Data::Ephemeral } else { Data::Kept(kept()) };
             dev::run(&data, *port_base)
         }
-        Verb::Nameserver(Nameserver { config, listen, data }) => {
+        Verb::Nameserver(Nameserver { config, listen, data, print }) => {
             let by_listen = |listen: &SocketAddr| {
                 let (ip, port) = (listen.ip().to_string(), listen.port().to_string());
                 [("bindAddress", ip, "--listen"), ("listenPort", port, "--listen")]
@@ -103,21 +106,29 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             let kept = data.iter().map(|data| data.join("kvConfig.json").display().to_string());
             let by_data = kept.map(|path| ("kvConfigPath", path, "--data"));
             let flags: Vec<Flag> = listen.iter().flat_map(by_listen).chain(by_data).collect();
-            nameserver::run(NameServerSetup::new(Settings::read(&NAME_SERVER, config.as_deref(), &flags)?)?)
+            let setup = NameServerSetup::new(Settings::read(&NAME_SERVER, config.as_deref(), &flags)?)?;
+            if *print {
+                return show(&setup.settings);
+            }
+            nameserver::run(setup)
         }
         Verb::Broker(Broker { config, name_servers, print }) => {
             let flags: Vec<Flag> =
                 name_servers.iter().map(|addresses| ("namesrvAddr", addresses.clone(), "-n")).collect();
-            let setup = BrokerSetup::new(Settings::read(&BROKER, config.as_deref(), &flags)?)?;
+            let settings = Settings::read(&BROKER, config.as_deref(), &flags)?;
             if *print {
-                for warning in setup.settings.warnings() {
-                    eprintln!("warning: {warning}");
-                }
-                return io::stdout().write_all(setup.settings.print().as_bytes()).map_err(|error| unread(&error));
+                return show(&BrokerSetup::preview(settings)?);
             }
-            broker::run(setup)
+            broker::run(BrokerSetup::new(settings)?)
         }
     }
+}
+
+fn show(settings: &Settings) -> Result<(), Failure> {
+    for warning in settings.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    io::stdout().write_all(settings.print().as_bytes()).map_err(|error| unread(&error))
 }
 
 fn unread(error: &io::Error) -> Failure {

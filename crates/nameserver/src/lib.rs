@@ -16,4 +16,4 @@ mod nameserver;
 mod routes;
 
 pub use kv::{KvSaved, SaveError, SaveKv, read_kv};
-pub use nameserver::{NameServer, NameServerConfig};
+pub use nameserver::{Done, LiveConfig, NameServer, NameServerConfig, Task};

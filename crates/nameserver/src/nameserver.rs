@@ -1,6 +1,7 @@
 use crate::kv::{Answers, Change, Kv, KvSaved, SaveKv};
 use crate::routes::{Offer, Routes, Sign};
 use keepmq_protocol::body::{KvConfig, KvTable};
+use keepmq_protocol::change::{Changing, Configured, properties};
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::request::{
     BrokerHeartbeat, KvName, QueryDataVersion, RegisterBroker, RouteInfo, UnregisterBroker,
@@ -19,16 +20,43 @@ use std::time::Duration;
 pub struct NameServerConfig {
     /// A broker that says nothing is forgotten after so long, unless it asks for another time (RocketMQ: 120 s).
     pub broker_timeout: Duration,
-    /// How often that is looked at (`scanNotActiveBrokerInterval`, 5 s).
-    pub scan_every: Duration,
     /// Most brokers.
     pub max_brokers: usize,
     /// Most topics.
     pub max_topics: usize,
+    /// What may change while it runs.
+    pub live: LiveConfig,
+}
+
+/// What operators may change while the name server runs (UPDATE_NAMESRV_CONFIG). It is replaced as a whole.
+#[derive(Clone, Debug)]
+pub struct LiveConfig {
+    /// How often it is looked for silent brokers (`scanNotActiveBrokerInterval`, 5 s).
+    pub scan_every: Duration,
     /// Routes of ordered topics say on which brokers their queues are (`orderMessageEnable`; RocketMQ: no).
     pub order_in_routes: bool,
     /// A broker that registers is told which topics are ordered (`returnOrderTopicConfigToBroker`; RocketMQ: yes).
     pub order_to_brokers: bool,
+    /// Every effective key with its value, for GET_NAMESRV_CONFIG.
+    pub shown: Vec<(String, String)>,
+}
+
+/// Work that only a name server has.
+#[derive(Debug)]
+pub enum Task {
+    /// Its key-value configuration is to be saved; [`Done::Saved`] follows.
+    Save(SaveKv),
+    /// Properties to be checked and kept in the configuration file; [`Done::Configured`] follows. One at a time.
+    Configure(String),
+}
+
+/// Such work has ended.
+#[derive(Debug)]
+pub enum Done {
+    /// [`Task::Save`].
+    Saved(KvSaved),
+    /// [`Task::Configure`].
+    Configured(Box<Configured<LiveConfig>>),
 }
 
 /// The name server.
@@ -40,7 +68,8 @@ pub struct NameServer {
     ages: Map<Conn, u64>,
     opened: u64,
     next_scan: Mono,
-    effects: VecDeque<Effect<SaveKv>>,
+    effects: VecDeque<Effect<Task>>,
+    changing: Changing,
     /// How it ends, once nobody waits for a save any more.
     ending: Option<Exit>,
 }
@@ -66,6 +95,7 @@ impl NameServer {
             opened: 0,
             next_scan: Mono::default(),
             effects: VecDeque::new(),
+            changing: Changing::default(),
             ending: None,
         }
     }
@@ -75,6 +105,14 @@ impl NameServer {
         let age =
             *self.ages.get(&from.conn).expect("a connection is opened before it asks and asks nothing once closed");
         Some(match request {
+            Request::NameServerConfig => Response::ok().with_body(properties(&self.config.live.shown)),
+            Request::ChangeNameServerConfig(text) => match self.changing.begin(*from, text) {
+                Ok(text) => {
+                    self.effects.push_back(Effect::Work(Task::Configure(text)));
+                    return None;
+                }
+                Err(refusal) => *refusal,
+            },
             Request::PutKv(put) => return self.change_kv(from, &put.namespace, &put.key, Some(&put.value)),
             Request::DeleteKv(KvName { namespace, key }) => return self.change_kv(from, namespace, key, None),
             Request::GetKv(KvName { namespace, key }) => match self.kv.get(namespace, key) {
@@ -102,7 +140,7 @@ impl NameServer {
             }
             Request::RouteInfo(RouteInfo { topic, .. }) => match self.routes.of_topic(topic) {
                 Some(mut route) => {
-                    if self.config.order_in_routes {
+                    if self.config.live.order_in_routes {
                         route.order_topic_conf = self.kv.get(ORDER_TOPIC_CONFIG, topic).cloned();
                     }
                     json(&route)
@@ -150,7 +188,7 @@ impl NameServer {
             .filter(|ms| *ms > 0)
             .map_or(self.config.broker_timeout, |ms| Duration::from_millis(ms).min(TIMEOUT_MAX));
         if self.routes.is_empty() {
-            self.next_scan = now.mono + self.config.scan_every;
+            self.next_scan = now.mono + self.config.live.scan_every;
         }
         let offer = Offer {
             name: &header.broker_name,
@@ -166,7 +204,7 @@ impl NameServer {
         };
         match self.routes.register(&offer, now.mono) {
             Ok(master) => {
-                let order = self.config.order_to_brokers.then(|| self.kv_table(ORDER_TOPIC_CONFIG)).flatten();
+                let order = self.config.live.order_to_brokers.then(|| self.kv_table(ORDER_TOPIC_CONFIG)).flatten();
                 order.map_or_else(Response::ok, |order| json(&order)).with_header(ResponseHeader::Fields(
                     master
                         .into_iter()
@@ -200,7 +238,7 @@ impl NameServer {
                 self.effects.push_back(Effect::Close { conn });
             }
         }
-        self.next_scan = now + self.config.scan_every;
+        self.next_scan = now + self.config.live.scan_every;
     }
 }
 
@@ -232,7 +270,7 @@ impl NameServer {
         let mut answers = Answers::new();
         let save = self.kv.next_save(&mut answers);
         self.reply_all(answers);
-        self.effects.extend(save.map(Effect::Work));
+        self.effects.extend(save.map(|save| Effect::Work(Task::Save(save))));
         if self.kv.is_idle() {
             self.effects.extend(self.ending.take().map(Effect::Exit));
         }
@@ -240,10 +278,10 @@ impl NameServer {
 }
 
 impl Core for NameServer {
-    type Work = SaveKv;
-    type Done = KvSaved;
+    type Work = Task;
+    type Done = Done;
 
-    fn handle(&mut self, event: Event<'_, KvSaved>, now: Now) {
+    fn handle(&mut self, event: Event<'_, Done>, now: Now) {
         match event {
             Event::Opened { conn, .. } => {
                 self.opened += 1;
@@ -260,7 +298,15 @@ impl Core for NameServer {
                 }
             }
             Event::Answered { call, .. } => unreachable!("a name server asks nobody, yet {call:?} was answered"),
-            Event::Done(done) => {
+            Event::Done(Done::Configured(configured)) => {
+                let (to, response, live) = self.changing.end(*configured);
+                if let Some(live) = live {
+                    self.next_scan = self.next_scan.min(now.mono + live.scan_every);
+                    self.config.live = live;
+                }
+                self.reply(to, response);
+            }
+            Event::Done(Done::Saved(done)) => {
                 let mut answers = Answers::new();
                 let outcome = self.kv.saved(done, &mut answers);
                 self.reply_all(answers);
@@ -278,7 +324,7 @@ impl Core for NameServer {
         }
     }
 
-    fn poll_effect(&mut self) -> Option<Effect<SaveKv>> {
+    fn poll_effect(&mut self) -> Option<Effect<Task>> {
         if self.effects.is_empty() {
             self.save_or_end();
         }

@@ -11,6 +11,7 @@
 //! Sources of the formats: Apache RocketMQ 4.9 and 5.3 (remoting protocol, commit log), cited at each item.
 #![forbid(unsafe_code)]
 
+pub mod change;
 pub mod seam;
 
 mod name;

@@ -6,11 +6,11 @@ use crate::health::Health;
 use crate::jobs::{BrokerHands, Workers, spawn};
 use crate::metrics::{Facts, Recovery};
 use crate::stop::Stop;
-use keepmq_broker::{Broker, OpenBrokerError};
+use keepmq_broker::{Broker, Done, OpenBrokerError};
 use keepmq_disk::{LockError, OsDisk, StoreLock, free_bytes, total_bytes};
 use keepmq_net::{Inbox, Shards, Word, now};
 use keepmq_protocol::seam::Exit;
-use keepmq_store::{Flush, JobDone, OpenError, Recovered, Store};
+use keepmq_store::{Flush, OpenError, Recovered, Store};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ pub fn run(setup: BrokerSetup) -> Result<(), Failure> {
 /// A broker that is recovered and listens; nothing is answered yet.
 pub(crate) struct Opened {
     core: Arc<Mutex<Broker<OsDisk>>>,
-    shards: Shards<JobDone>,
+    shards: Shards<Done>,
     hands: BrokerHands,
     workers: Workers,
     space: Space,
@@ -121,8 +121,9 @@ impl Opened {
             })?;
             listening.push(taken);
         }
+        let settings = setup.settings;
         let threads = |inbox| {
-            let (hands, workers) = BrokerHands::new(files, reader, inbox, setup.shards, awaited)?;
+            let (hands, workers) = BrokerHands::new(files, reader, settings, inbox, setup.shards, awaited)?;
             Ok((hands, workers, Space::watch(root, inbox.clone())?))
         };
         let (hands, workers, space) = threads(&shards.inbox()).map_err(|error: io::Error| thread_refused(&error))?;
@@ -132,7 +133,7 @@ impl Opened {
         Ok(Self { core, shards, hands, workers, space, listening, created, lock })
     }
 
-    pub(crate) fn inbox(&self) -> Inbox<JobDone> {
+    pub(crate) fn inbox(&self) -> Inbox<Done> {
         self.shards.inbox()
     }
 
@@ -179,7 +180,7 @@ struct Space {
 }
 
 impl Space {
-    fn watch(root: PathBuf, inbox: Inbox<JobDone>) -> io::Result<Self> {
+    fn watch(root: PathBuf, inbox: Inbox<Done>) -> io::Result<Self> {
         let free = Arc::new(AtomicU64::new(free_bytes(&root)?));
         inbox.post(Word::Space { free: free.load(Ordering::Relaxed) });
         let (stop, stopped) = channel();

@@ -5,12 +5,14 @@
 //! and where RocketMQ would have read a value differently, a warning says so.
 
 mod address;
+mod change;
 mod keys;
 mod properties;
 mod setup;
 
 pub use keys::{BROKER, NAME_SERVER, Table};
 pub use setup::{BrokerSetup, NameServerSetup};
+pub(crate) use setup::{configure_broker, configure_name_server};
 
 use crate::failure::{ExitCode, Failure, Problem};
 use keys::{Fate, Key, Kind};
@@ -31,6 +33,8 @@ pub enum Origin {
     },
     /// The command line, or the environment: what is to be changed there.
     Flag(&'static str),
+    /// Somebody who asked for a change while the process ran.
+    Request,
     /// Made from other values, or found out on this machine: from what.
     Derived(&'static str),
 }
@@ -41,6 +45,7 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Flag(flag) => f.write_str(flag),
+            Self::Request => f.write_str("the request"),
             Self::Derived(from) => write!(f, "derived: {from}"),
         }
     }
@@ -60,17 +65,22 @@ pub type Flag = (&'static str, String, &'static str);
 /// The effective values of a process.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    table: &'static Table,
+    /// Where changes are kept.
+    file: Option<PathBuf>,
     /// Those that do something, and those that were given although they do nothing; in the order of the table.
     settings: Vec<Setting>,
+    /// Other values that follow from these, to be shown: name, value, from what.
+    derived: Vec<(&'static str, String, String)>,
     /// What an operator should know.
     warnings: Vec<String>,
 }
 
 impl Settings {
     /// From a file and the command line, which wins. Every problem is reported, not just the first.
-    pub fn read(table: &Table, file: Option<&Path>, flags: &[Flag]) -> Result<Self, Failure> {
+    pub fn read(table: &'static Table, file: Option<&Path>, flags: &[Flag]) -> Result<Self, Failure> {
         match file {
-            None => Self::new(table, &[], Path::new(""), flags),
+            None => Self::new(table, &[], None, flags),
             Some(path) => {
                 let bytes = std::fs::read(path).map_err(|error| {
                     let title = format!("the configuration file {} cannot be read", path.display());
@@ -85,7 +95,7 @@ impl Settings {
         }
     }
 
-    fn parse(table: &Table, bytes: &[u8], path: &Path, flags: &[Flag]) -> Result<Self, Failure> {
+    fn parse(table: &'static Table, bytes: &[u8], path: &Path, flags: &[Flag]) -> Result<Self, Failure> {
         let file = properties::read(bytes).map_err(|error| {
             let title = format!("{}:{}: an escape cannot be read", path.display(), error.line);
             let remedy = "write \\\\ for a backslash, and \\u with four digits for a character";
@@ -94,18 +104,24 @@ impl Settings {
                 Problem::new(title, error.to_string(), "RocketMQ stops here, too", remedy),
             )
         })?;
-        let mut settings = Self::new(table, &file.entries, path, flags)?;
+        let mut settings = Self::new(table, &file.entries, Some(path), flags)?;
         if file.latin {
             settings.warn(format!("{} is no UTF-8: it was read as ISO-8859-1, as RocketMQ does", path.display()));
         }
         Ok(settings)
     }
 
-    fn new(table: &Table, entries: &[properties::Entry], path: &Path, flags: &[Flag]) -> Result<Self, Failure> {
+    fn new(
+        table: &'static Table,
+        entries: &[properties::Entry],
+        file: Option<&Path>,
+        flags: &[Flag],
+    ) -> Result<Self, Failure> {
         let mut given: Vec<Setting> = Vec::new();
         let mut warnings = Vec::new();
         let mut problems = Vec::new();
-        let in_file = entries.iter().map(|entry| {
+        let path = file.unwrap_or(Path::new(""));
+        let in_file = outside_markup(entries, path, &mut problems).into_iter().map(|entry| {
             let origin = Origin::File { path: path.to_owned(), line: entry.line };
             (entry.key.as_str(), entry.value.as_str(), origin)
         });
@@ -141,7 +157,7 @@ impl Settings {
                 _ => None,
             })
         });
-        Ok(Self { settings: settings.collect(), warnings })
+        Ok(Self { table, file: file.map(Path::to_owned), settings: settings.collect(), derived: Vec::new(), warnings })
     }
 
     /// What an operator should know, in sentences.
@@ -170,8 +186,10 @@ impl Settings {
                 notes.push(format!("RocketMQ's default: {default}"));
             }
             let value = if setting.value.is_empty() { "(none)" } else { setting.shown() };
-            writeln!(out, "{:<36} {value:<24} {}", setting.key.name, notes.join("; "))
-                .expect("a string takes any text");
+            line(&mut out, setting.key.name, value, &notes.join("; "));
+        }
+        for (name, value, from) in &self.derived {
+            line(&mut out, name, value, from);
         }
         out
     }
@@ -185,9 +203,12 @@ impl Settings {
         self.warnings.push(warning);
     }
 
+    fn find(&self, name: &str) -> Option<&Setting> {
+        self.settings.iter().find(|setting| setting.key.name == name)
+    }
+
     fn setting(&self, name: &str) -> &Setting {
-        let found = self.settings.iter().find(|setting| setting.key.name == name);
-        found.unwrap_or_else(|| panic!("{name} is an honoured key of this table"))
+        self.find(name).unwrap_or_else(|| panic!("{name} is an honoured key of this table"))
     }
 
     fn text(&self, name: &str) -> &str {
@@ -216,6 +237,14 @@ impl Settings {
         setting.origin = Origin::Derived(from);
     }
 
+    /// A port that follows from another, to be shown unless it was given.
+    fn follow(&mut self, name: &'static str, port: Option<u16>, from: &str) {
+        if self.find(name).is_none() {
+            let port = port.map_or_else(|| "(none)".to_owned(), |port| port.to_string());
+            self.derived.push((name, port, format!("derived: {from}")));
+        }
+    }
+
     /// The value of this key cannot be used.
     fn refusal(&self, name: &str, why: impl Into<String>, remedy: impl Into<String>) -> Failure {
         let Setting { key, value, origin } = self.setting(name);
@@ -230,8 +259,39 @@ impl Setting {
     }
 }
 
+fn line(out: &mut String, name: &str, value: &str, from: &str) {
+    writeln!(out, "{name:<36} {value:<24} {from}").expect("a string takes any text");
+}
+
+/// Without the comments of another format, which are a problem of their own: their words would all be unknown keys, and a
+/// setting among them would hold in RocketMQ.
+fn outside_markup<'e>(
+    entries: &'e [properties::Entry],
+    path: &Path,
+    problems: &mut Vec<Problem>,
+) -> Vec<&'e properties::Entry> {
+    let mut inside = false;
+    let mut outside = Vec::new();
+    for entry in entries {
+        if !inside && entry.key.starts_with("<!--") {
+            inside = true;
+            let title = format!("{}:{}: <!-- begins no comment in a properties file", path.display(), entry.line);
+            let why = "RocketMQ takes every line in it for a key, and obeys those that it knows";
+            problems.push(Problem::new(title, "an XML comment", why, "take it out, or begin each of its lines with #"));
+        }
+        if !inside {
+            outside.push(entry);
+        }
+        inside &= !(entry.key.ends_with("-->") || entry.value.trim_end().ends_with("-->"));
+    }
+    outside
+}
+
 fn unknown(table: &Table, name: &str, value: &str, origin: &Origin) -> Problem {
-    let remedy = match table.nearest(name) {
+    let nearest = table.nearest(name);
+    let hidden = nearest.and_then(|meant| table.find(meant)).is_some_and(|meant| meant.kind == Kind::Secret);
+    let value = if hidden { "(not shown)" } else { value };
+    let remedy = match nearest {
         Some(meant) => format!("did you mean {meant}? If not, take it out"),
         None => "take it out; `keepmq broker -p` prints the keys that do something".to_owned(),
     };
@@ -310,5 +370,7 @@ fn same(kind: Kind, one: &str, other: &str) -> bool {
     }
 }
 
+#[cfg(test)]
+mod document;
 #[cfg(test)]
 mod tests;

@@ -12,10 +12,9 @@ use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use keepmq_broker::Broker;
+use keepmq_broker::{Broker, Done};
 use keepmq_disk::OsDisk;
 use keepmq_net::{Inbox, Word};
-use keepmq_store::JobDone;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
@@ -42,7 +41,7 @@ enum Phase {
 #[derive(Clone)]
 struct Serving {
     broker: Arc<Mutex<Broker<OsDisk>>>,
-    inbox: Inbox<JobDone>,
+    inbox: Inbox<Done>,
     facts: Facts,
 }
 
@@ -56,7 +55,7 @@ impl Health {
     pub(crate) fn serving(
         &self,
         broker: Broker<OsDisk>,
-        inbox: Inbox<JobDone>,
+        inbox: Inbox<Done>,
         facts: Facts,
     ) -> Arc<Mutex<Broker<OsDisk>>> {
         let broker = Arc::new(Mutex::new(broker));

@@ -5,16 +5,18 @@
 //!           └──else──▶ thread of the job's lane          ──▶ Word::Done, posted
 //!   Task::Serve ──in memory──▶ here                      ──▶ Word::Reply at once
 //!             └──cold──▶ the readers                     ──▶ Word::Reply, posted
+//!   Task::Configure ──▶ the thread of the configuration ──▶ Word::Done, posted
 //! ```
 
+use crate::config::{self, Settings};
 use crate::metrics::Sent;
 use crate::syncs::{Place, Syncs};
-use keepmq_broker::{Serve, Task};
+use keepmq_broker::{Done, Serve, Task};
 use keepmq_disk::OsDisk;
 use keepmq_net::{Hands, Inbox, Word};
 use keepmq_protocol::seam::Core;
 use keepmq_protocol::{Response, ResponseCode};
-use keepmq_store::{Files, Job, JobDone, Lane, LogReader};
+use keepmq_store::{Files, Job, Lane, LogReader};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -42,6 +44,7 @@ pub(crate) struct BrokerHands {
     flush: SyncSender<Job>,
     background: SyncSender<Job>,
     reads: SyncSender<Serve>,
+    changes: SyncSender<String>,
     sent: Arc<Sent>,
     /// Cold reads that wait or are under way.
     cold: Arc<AtomicUsize>,
@@ -57,7 +60,8 @@ impl BrokerHands {
     pub(crate) fn new(
         files: Arc<Files<OsDisk>>,
         reader: LogReader<OsDisk>,
-        inbox: &Inbox<JobDone>,
+        settings: Settings,
+        inbox: &Inbox<Done>,
         shards: usize,
         awaited: bool,
     ) -> io::Result<(Self, Workers)> {
@@ -65,6 +69,9 @@ impl BrokerHands {
         let (flush, flushes) = sync_channel(LANE);
         let (background, chores) = sync_channel(LANE);
         let (reads, asked) = sync_channel(READS);
+        let (changes, configuration) = configuration(settings, inbox.clone(), |settings, text| {
+            Done::Configured(Box::new(config::configure_broker(settings, text)))
+        })?;
         let sent = Arc::new(Sent::default());
         let syncs = Arc::new(Mutex::new(Syncs::new(cores, shards, awaited)));
         let cold = Arc::new(AtomicUsize::new(0));
@@ -72,6 +79,7 @@ impl BrokerHands {
             lane("flush", flushes, Arc::clone(&files), inbox.clone(), Some(Arc::clone(&syncs)))?,
             lane("background", chores, Arc::clone(&files), inbox.clone(), None)?,
         ];
+        threads.push(configuration);
         let asked = Arc::new(Mutex::new(asked));
         for _ in 0..cores.clamp(READERS_MIN, READERS_MAX) {
             threads.push(read(
@@ -82,7 +90,7 @@ impl BrokerHands {
                 Arc::clone(&cold),
             )?);
         }
-        Ok((Self { files, reader, syncs, flush, background, reads, sent, cold }, Workers { threads }))
+        Ok((Self { files, reader, syncs, flush, background, reads, changes, sent, cold }, Workers { threads }))
     }
 
     /// What has been read for consumers.
@@ -90,9 +98,9 @@ impl BrokerHands {
         &self.sent
     }
 
-    fn job(&self, job: Job) -> Option<Word<JobDone>> {
+    fn job(&self, job: Job) -> Option<Word<Done>> {
         let (place, lane) = match job.lane() {
-            Lane::Flush if job.is_quick() => return Some(Word::Done(job.run(&self.files))),
+            Lane::Flush if job.is_quick() => return Some(Word::Done(job.run(&self.files).into())),
             Lane::Flush => (lock(&self.syncs).next(self.cold.load(Ordering::Relaxed)), &self.flush),
             Lane::Background => (Place::Thread, &self.background),
         };
@@ -106,7 +114,7 @@ impl BrokerHands {
         }
     }
 
-    fn serve(&self, serve: Serve) -> Option<Word<JobDone>> {
+    fn serve(&self, serve: Serve) -> Option<Word<Done>> {
         if let Some(read) = self.reader.try_serve(&serve.plan) {
             self.sent.count(&serve, &read);
             return Some(Word::Reply { to: serve.to, response: serve.response(read) });
@@ -122,13 +130,23 @@ impl BrokerHands {
             Err(TrySendError::Disconnected(_)) => panic!("readers live as long as the hands"),
         }
     }
+
+    fn change(&self, text: String) {
+        if let Err(error) = self.changes.try_send(text) {
+            panic!("the core has one change under way, and the thread lives as long as its hands: {error}");
+        }
+    }
 }
 
-impl<C: Core<Work = Task, Done = JobDone>> Hands<C> for BrokerHands {
-    fn work(&mut self, work: Task) -> Option<Word<JobDone>> {
+impl<C: Core<Work = Task, Done = Done>> Hands<C> for BrokerHands {
+    fn work(&mut self, work: Task) -> Option<Word<Done>> {
         match work {
             Task::Job(job) => self.job(job),
             Task::Serve(serve) => self.serve(serve),
+            Task::Configure(text) => {
+                self.change(text);
+                None
+            }
         }
     }
 }
@@ -148,25 +166,25 @@ pub(crate) fn cores() -> usize {
 }
 
 /// Runs a job of the flush lane, and remembers how long it took.
-fn flush(job: Job, files: &Files<OsDisk>, syncs: &Mutex<Syncs>) -> JobDone {
+fn flush(job: Job, files: &Files<OsDisk>, syncs: &Mutex<Syncs>) -> Done {
     let began = Instant::now();
     let done = job.run(files);
     lock(syncs).took(began.elapsed());
-    done
+    done.into()
 }
 
 fn lane(
     name: &str,
     jobs: Receiver<Job>,
     files: Arc<Files<OsDisk>>,
-    inbox: Inbox<JobDone>,
+    inbox: Inbox<Done>,
     syncs: Option<Arc<Mutex<Syncs>>>,
 ) -> io::Result<JoinHandle<()>> {
     spawn(name, move || {
         for job in jobs {
             let done = match &syncs {
                 Some(syncs) => flush(job, &files, syncs),
-                None => job.run(&files),
+                None => job.run(&files).into(),
             };
             inbox.post(Word::Done(done));
         }
@@ -177,7 +195,7 @@ fn read(
     asked: Arc<Mutex<Receiver<Serve>>>,
     reader: LogReader<OsDisk>,
     sent: Arc<Sent>,
-    inbox: Inbox<JobDone>,
+    inbox: Inbox<Done>,
     cold: Arc<AtomicUsize>,
 ) -> io::Result<JoinHandle<()>> {
     spawn("read", move || {
@@ -191,6 +209,22 @@ fn read(
             inbox.post(Word::Reply { to: serve.to, response });
         }
     })
+}
+
+/// The thread that changes the configuration, and the way to ask it. It ends when nobody can ask any more.
+pub(crate) fn configuration<D: Send + 'static>(
+    mut settings: Settings,
+    inbox: Inbox<D>,
+    change: fn(&mut Settings, &str) -> D,
+) -> io::Result<(SyncSender<String>, JoinHandle<()>)> {
+    // The core has one change under way at a time: the channel never fills.
+    let (changes, wanted) = sync_channel::<String>(1);
+    let thread = spawn("configuration", move || {
+        for text in wanted {
+            inbox.post(Word::Done(change(&mut settings, &text)));
+        }
+    })?;
+    Ok((changes, thread))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,12 +1,12 @@
 //! A name server as a process, or as a part of one.
 
 use crate::broker::{port_refused, thread_refused};
-use crate::config::NameServerSetup;
+use crate::config::{NameServerSetup, Settings, configure_name_server};
 use crate::failure::{ExitCode, Failure, Problem};
-use crate::jobs::spawn;
+use crate::jobs::{configuration, spawn};
 use crate::kvfile::KvFile;
 use crate::stop::Stop;
-use keepmq_nameserver::{KvSaved, NameServer, SaveKv};
+use keepmq_nameserver::{Done, KvSaved, NameServer, SaveKv, Task};
 use keepmq_net::{Hands, Inbox, Shards, Word};
 use keepmq_protocol::seam::Exit;
 use std::io;
@@ -35,16 +35,16 @@ pub fn run(setup: NameServerSetup) -> Result<(), Failure> {
 /// A name server that listens; nothing is answered yet.
 pub(crate) struct Opened {
     core: Arc<Mutex<NameServer>>,
-    shards: Shards<KvSaved>,
+    shards: Shards<Done>,
     hands: NameServerHands,
-    saver: JoinHandle<()>,
+    threads: [JoinHandle<()>; 2],
     pub(crate) listening: SocketAddr,
 }
 
 impl Opened {
     /// Reads the key-value configuration, opens the port.
     pub(crate) fn start(setup: NameServerSetup) -> Result<Self, Failure> {
-        let NameServerSetup { config, kv_path, listen, limits, seed, .. } = setup;
+        let NameServerSetup { config, kv_path, listen, limits, seed, settings } = setup;
         let (file, kv) = KvFile::open(&kv_path)?;
         let entries: usize = kv.config_table.values().map(|entries| entries.len()).sum();
         tracing::info!("{entries} entries of key-value configuration in {}", kv_path.display());
@@ -58,19 +58,22 @@ impl Opened {
                 &error,
             )
         })?;
-        let (hands, saver) = NameServerHands::new(file, shards.inbox()).map_err(|error| thread_refused(&error))?;
+        let (hands, threads) =
+            NameServerHands::new(file, settings, &shards.inbox()).map_err(|error| thread_refused(&error))?;
         let core = Arc::new(Mutex::new(NameServer::new(config, kv, seed)));
-        Ok(Self { core, shards, hands, saver, listening })
+        Ok(Self { core, shards, hands, threads, listening })
     }
 
-    pub(crate) fn inbox(&self) -> Inbox<KvSaved> {
+    pub(crate) fn inbox(&self) -> Inbox<Done> {
         self.shards.inbox()
     }
 
     /// Serves until the core is done.
     pub(crate) fn run(self) -> Result<(), Failure> {
         let exit = self.shards.run(&self.core, self.hands);
-        self.saver.join().expect("a panic ends the process");
+        for thread in self.threads {
+            thread.join().expect("a panic ends the process");
+        }
         match exit {
             Ok(Exit::Clean) => {
                 tracing::info!("the name server has stopped");
@@ -93,33 +96,41 @@ impl Opened {
     }
 }
 
-/// Hands the saves to a thread of their own: clients that ask for routes do not wait for a disk.
+/// Hands files to threads of their own: clients that ask for routes do not wait for a disk.
 #[derive(Clone)]
 struct NameServerHands {
     saves: SyncSender<SaveKv>,
+    changes: SyncSender<String>,
 }
 
 impl NameServerHands {
-    /// With the thread, which ends when the hands are dropped.
-    fn new(mut file: KvFile, inbox: Inbox<KvSaved>) -> io::Result<(Self, JoinHandle<()>)> {
+    /// With the threads, which end when the hands are dropped.
+    fn new(mut file: KvFile, settings: Settings, inbox: &Inbox<Done>) -> io::Result<(Self, [JoinHandle<()>; 2])> {
         // One save is under way at a time: the channel never fills.
         let (saves, asked) = sync_channel(1);
+        let (changes, changer) = configuration(settings, inbox.clone(), |settings, text| {
+            Done::Configured(Box::new(configure_name_server(settings, text)))
+        })?;
+        let inbox = inbox.clone();
         let saver = spawn("kv", move || {
             for SaveKv { ticket, bytes } in asked {
                 let outcome = file.save(bytes);
                 if let Err(error) = &outcome {
                     tracing::error!(%error, "the key-value configuration was not saved");
                 }
-                inbox.post(Word::Done(KvSaved { ticket, outcome }));
+                inbox.post(Word::Done(Done::Saved(KvSaved { ticket, outcome })));
             }
         })?;
-        Ok((Self { saves }, saver))
+        Ok((Self { saves, changes }, [saver, changer]))
     }
 }
 
 impl Hands<NameServer> for NameServerHands {
-    fn work(&mut self, save: SaveKv) -> Option<Word<KvSaved>> {
-        self.saves.send(save).expect("the thread lives as long as its hands");
+    fn work(&mut self, work: Task) -> Option<Word<Done>> {
+        match work {
+            Task::Save(save) => self.saves.send(save).expect("the thread lives as long as its hands"),
+            Task::Configure(text) => self.changes.send(text).expect("the thread lives as long as its hands"),
+        }
         None
     }
 }

@@ -14,6 +14,7 @@ use keepmq_protocol::record::{self, Draft, PROPERTIES_MAX};
 use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset, Topic};
 use keepmq_world::{Mono, Now, Timestamp};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where a record went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -403,6 +404,11 @@ impl<D: Disk> Store<D> {
     pub fn save(&mut self, tables: Vec<u8>) {
         let meta_from = self.queues.find(META_TOPIC, 0).map_or(QueueOffset(0), |ix| self.queues.next(ix));
         self.upkeep.save(self.log.appended(), log::join_tables(tables, meta_from));
+    }
+
+    /// How long messages are kept from now on; segments that are older go at the next look.
+    pub fn keep_for(&mut self, keep: Duration) {
+        self.config.keep = keep;
     }
 
     /// Files for Java (`config/topics.json` …), to be written in the background; a newer one replaces one of the same name that waits.

@@ -1,5 +1,5 @@
-use crate::testing::{A, B, World, config, message, pull};
-use crate::{BrokerConfig, Task};
+use crate::testing::{A, B, World, config, live, message, pull};
+use crate::{BrokerConfig, LiveConfig, Task};
 use keepmq_protocol::body::{ConsumerData, Heartbeat, Subscription, SubscriptionGroup};
 use keepmq_protocol::header::Str;
 use keepmq_protocol::message::{BatchItem, find, push_batch_item};
@@ -12,6 +12,8 @@ use keepmq_protocol::response::ResponseHeader;
 use keepmq_protocol::seam::{CallError, Effect, Event, Exit};
 use keepmq_protocol::{LogOffset, Request, Response, ResponseCode, json};
 use std::time::Duration;
+
+mod configuration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -263,7 +265,7 @@ fn pulls_wait_for_what_passes_their_filter() {
 
 #[test]
 fn pulls_are_refused_in_rocketmqs_order() {
-    let mut world = World::new(BrokerConfig { auto_create_group: false, ..config() });
+    let mut world = World::new(BrokerConfig { live: LiveConfig { auto_create_group: false, ..live() }, ..config() });
     let ask = |world: &mut World, change: &dyn Fn(&mut keepmq_protocol::request::Pull<'static>)| {
         let mut request = pull("T", 0, 0, "*");
         change(&mut request);

@@ -117,6 +117,17 @@ fn a_configuration_is_printed_or_refused() {
     assert_eq!((code, said.as_str()), (Some(0), ""), "{printed}");
     assert!(printed.contains("broker.conf:2") && printed.contains("127.0.0.1:9876"), "{printed}");
 
+    let nobody = file(dir.path(), "");
+    std::fs::write(&nobody, b"namesrvAddr=no.such.name.invalid:9876\nregionId=S\xFCd\n").unwrap();
+    let (code, printed, said) = ended(&["broker", "-c", &nobody, "-p"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(printed.contains("(at the start)") && printed.contains("fastListenPort"), "{printed}");
+    assert!(said.contains("read as ISO-8859-1"), "{said}");
+    let names = file(dir.path(), "scanNotActiveBrokerInterval=1000\n");
+    let (code, printed, said) = ended(&["nameserver", "-c", &names, "--listen", "127.0.0.1:9877", "-p"]);
+    assert_eq!((code, said.as_str()), (Some(0), ""), "{printed}");
+    assert!(printed.contains("broker.conf:1; RocketMQ's default: 5000") && printed.contains("9877"), "{printed}");
+
     let bad = file(dir.path(), "flushDiskTyp=SYNC_FLUSH\n");
     let (code, _, said) = ended(&["broker", "-c", &bad]);
     assert_eq!(code, Some(3), "{said}");

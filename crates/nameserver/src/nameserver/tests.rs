@@ -1,3 +1,4 @@
+mod configuration;
 mod kv;
 
 use super::*;
@@ -19,11 +20,14 @@ struct Story {
 
 const CONFIG: NameServerConfig = NameServerConfig {
     broker_timeout: Duration::from_secs(120),
-    scan_every: Duration::from_secs(5),
     max_brokers: 3,
     max_topics: 4,
-    order_in_routes: true,
-    order_to_brokers: true,
+    live: LiveConfig {
+        scan_every: Duration::from_secs(5),
+        order_in_routes: true,
+        order_to_brokers: true,
+        shown: Vec::new(),
+    },
 };
 
 fn story() -> Story {
@@ -35,7 +39,7 @@ impl Story {
         Now { mono: Mono(self.seconds * 1_000_000_000), wall: Timestamp(0) }
     }
 
-    fn event(&mut self, event: Event<'_, KvSaved>) -> Vec<Effect<SaveKv>> {
+    fn event(&mut self, event: Event<'_, Done>) -> Vec<Effect<Task>> {
         let now = self.now();
         self.server.handle(event, now);
         std::iter::from_fn(|| self.server.poll_effect()).collect()
@@ -180,7 +184,7 @@ fn a_client_finds_what_brokers_have_said_and_is_told_when_nobody_has() {
             r#""clusterAddrTable":{"C":["a","b"]}}"#
         )
     );
-    for request in [Request::Unsupported { code: 9 }, Request::NameServerConfig] {
+    for request in [Request::Unsupported { code: 9 }, Request::RuntimeInfo] {
         let remark = format!(" request type {} not supported", request.code());
         let unknown = s.ask(1, request);
         assert_eq!((unknown.code, unknown.remark.as_deref()), (3, Some(remark.as_str())));

@@ -17,20 +17,13 @@ pub(super) fn advertised(settings: &mut Settings, name_servers: &[String], port:
                     "give an IP address",
                 )
             })?;
-            if address.ip().is_unspecified() || address.ip().is_multicast() {
-                let why = "clients are told to connect to it, and nobody can";
-                return Err(settings.refusal(key, why, "give the address that clients reach this machine by"));
-            }
-            return Ok(address);
+            return connectable(settings, key, address);
         }
     }
     let mut tried = Vec::new();
     for server in name_servers {
         match way_to(server) {
-            Ok(ip) => {
-                settings.derive("advertisedAddress", ip.to_string(), "the address by which the name server is reached");
-                return Ok(SocketAddr::new(ip, port));
-            }
+            Ok(ip) => return Ok(towards(settings, ip, port)),
             Err(error) => tried.push(format!("{server}: {error}")),
         }
     }
@@ -40,12 +33,50 @@ pub(super) fn advertised(settings: &mut Settings, name_servers: &[String], port:
         let remedy = "set brokerIP1 to the address that clients reach this machine by, or correct namesrvAddr";
         return Err(Failure::new(ExitCode::Unreachable, Problem::new(title, tried.join("\n"), why, remedy)));
     }
+    Ok(local(settings, port))
+}
+
+/// The same as far as it can be told without asking anybody for the address of a name; the rest is left to the start.
+pub(super) fn expected(settings: &mut Settings, name_servers: &[String], port: u16) -> Result<SocketAddr, Failure> {
+    let later = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    for key in ["brokerIP1", "advertisedAddress"] {
+        if let Some(text) = settings.given(key) {
+            let literal = text.parse().or_else(|_| text.parse().map(|ip| SocketAddr::new(ip, port)));
+            return literal.map_or(Ok(later), |address| connectable(settings, key, address));
+        }
+    }
+    if name_servers.is_empty() {
+        return Ok(local(settings, port));
+    }
+    let mut literals = name_servers.iter().filter(|server| server.parse::<SocketAddr>().is_ok());
+    if let Some(ip) = literals.find_map(|server| way_to(server).ok()) {
+        return Ok(towards(settings, ip, port));
+    }
     settings.derive(
         "advertisedAddress",
-        Ipv4Addr::LOCALHOST.to_string(),
-        "there is no name server, so clients are on this machine",
+        "(at the start)".to_owned(),
+        "the address by which the name server is reached then",
     );
-    Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    Ok(later)
+}
+
+fn connectable(settings: &Settings, key: &str, address: SocketAddr) -> Result<SocketAddr, Failure> {
+    if address.ip().is_unspecified() || address.ip().is_multicast() {
+        let why = "clients are told to connect to it, and nobody can";
+        return Err(settings.refusal(key, why, "give the address that clients reach this machine by"));
+    }
+    Ok(address)
+}
+
+fn towards(settings: &mut Settings, ip: IpAddr, port: u16) -> SocketAddr {
+    settings.derive("advertisedAddress", ip.to_string(), "the address by which the name server is reached");
+    SocketAddr::new(ip, port)
+}
+
+fn local(settings: &mut Settings, port: u16) -> SocketAddr {
+    let ip = Ipv4Addr::LOCALHOST;
+    settings.derive("advertisedAddress", ip.to_string(), "there is no name server, so clients are on this machine");
+    SocketAddr::from((ip, port))
 }
 
 /// A host, or `host:port`, which may be the port that a container publishes.

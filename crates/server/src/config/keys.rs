@@ -1,18 +1,29 @@
 //! Every key that may stand in RocketMQ's `broker.conf` and `namesrv.conf`, and what becomes of it here.
 
 mod broker;
+mod controller;
 mod nameserver;
 mod net;
 mod store;
 
 /// One key.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
     /// RocketMQ's default; empty when it has none, or finds it out on the machine.
     pub(super) java: &'static str,
     pub(super) fate: Fate,
+    pub(super) change: Change,
+}
+
+/// When another value begins to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// As soon as an operator asks for it: the core reads it anew whenever it needs it.
+    AtOnce,
+    /// When the process starts, for this reason.
+    AtStart(&'static str),
 }
 
 /// What values it takes.
@@ -55,7 +66,7 @@ pub const BROKER: Table = Table {
 };
 
 /// Of a name server: RocketMQ's `namesrv.conf`.
-pub const NAME_SERVER: Table = Table { keys: &[nameserver::HONOURED, nameserver::KEYS, net::KEYS] };
+pub const NAME_SERVER: Table = Table { keys: &[nameserver::HONOURED, nameserver::KEYS, controller::KEYS, net::KEYS] };
 
 impl Table {
     /// All keys, those that do something first.
@@ -110,22 +121,36 @@ const fn honoured(name: &'static str, kind: Kind, java: &'static str) -> Key {
 
 /// With a default of our own.
 const fn honoured_with(name: &'static str, kind: Kind, java: &'static str, default: &'static str) -> Key {
-    Key { name, kind, java, fate: Fate::Honoured { default } }
+    key(name, kind, java, Fate::Honoured { default })
+}
+
+const fn key(name: &'static str, kind: Kind, java: &'static str, fate: Fate) -> Key {
+    Key { name, kind, java, fate, change: Change::AtStart(READ_ONCE) }
+}
+
+const fn live(key: Key) -> Key {
+    Key { change: Change::AtOnce, ..key }
+}
+
+const fn fixed(key: Key, why: &'static str) -> Key {
+    Key { change: Change::AtStart(why), ..key }
 }
 
 const fn no(name: &'static str, kind: Kind, java: &'static str, why: &'static str) -> Key {
-    Key { name, kind, java, fate: Fate::NoEffect(why) }
+    key(name, kind, java, Fate::NoEffect(why))
 }
 
 const fn not_yet(name: &'static str, kind: Kind, java: &'static str, what: &'static str) -> Key {
-    Key { name, kind, java, fate: Fate::NotYet(what) }
+    key(name, kind, java, Fate::NotYet(what))
 }
 
 const fn refused(name: &'static str, kind: Kind, java: &'static str, why: &'static str) -> Key {
-    Key { name, kind, java, fate: Fate::Refused(why) }
+    key(name, kind, java, Fate::Refused(why))
 }
 
-const HOME: &str = "no such folder or file is used, and no configuration can be changed remotely";
+/// Why most keys cannot be changed at once.
+pub(super) const READ_ONCE: &str = "it is read once, at the start";
+const HOME: &str = "no such folder or file is used";
 const REPLICATION: &str = "copies of the log on other brokers";
 
 #[cfg(test)]
@@ -135,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_key_is_told_once_and_says_why() {
-        for table in [BROKER, NAME_SERVER] {
+        for table in [&BROKER, &NAME_SERVER] {
             let mut names = BTreeSet::new();
             for key in table.keys() {
                 assert!(names.insert(key.name), "{} is there twice", key.name);
@@ -143,6 +168,43 @@ mod tests {
                     Fate::Honoured { .. } => {}
                     Fate::NoEffect(why) | Fate::NotYet(why) | Fate::Refused(why) => assert!(!why.is_empty()),
                 }
+            }
+        }
+    }
+
+    /// What RocketMQ's classes can set, by the file in which it may stand.
+    fn of_rocketmq() -> Vec<(&'static Table, &'static str, &'static str)> {
+        let mut keys = Vec::new();
+        for line in include_str!("keys/rocketmq.txt").lines().filter(|line| !line.starts_with('#')) {
+            let (class, names) = line.split_once(": ").unwrap();
+            let tables: &[&Table] = match class.split_once(' ').unwrap().1 {
+                "NamesrvConfig" | "ControllerConfig" => &[&NAME_SERVER],
+                "NettyServerConfig" | "NettyClientConfig" => &[&BROKER, &NAME_SERVER],
+                _ => &[&BROKER],
+            };
+            keys.extend(tables.iter().flat_map(|table| names.split(' ').map(move |name| (*table, class, name))));
+        }
+        keys
+    }
+
+    #[test]
+    fn no_key_of_rocketmq_is_missing() {
+        let missing =
+            |(table, class, name): &(&Table, &str, &str)| match table.keys().filter(|key| key.name == *name).count() {
+                1 => None,
+                times => Some(format!("{name} of {class} is there {times} times")),
+            };
+        let keys = of_rocketmq();
+        assert!(keys.len() > 700, "the list is whole");
+        assert_eq!(keys.iter().filter_map(missing).collect::<Vec<_>>(), [] as [String; 0]);
+    }
+
+    #[test]
+    fn what_changes_at_once_is_honoured_and_a_plain_word() {
+        for table in [&BROKER, &NAME_SERVER] {
+            for key in table.keys().filter(|key| key.change == Change::AtOnce) {
+                // The file is edited without escaping anything.
+                assert!(matches!(key.fate, Fate::Honoured { .. }) && !matches!(key.kind, Kind::Text | Kind::Secret));
             }
         }
     }

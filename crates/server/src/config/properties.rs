@@ -1,6 +1,7 @@
 //! Java's `.properties` files, with the line of every key kept. Source: the documentation of `java.util.Properties.load`.
 
 use std::fmt;
+use std::ops::Range;
 
 /// One key with its value, as the file says them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,47 +37,145 @@ impl fmt::Display for BadEscape {
 
 /// Reads a file.
 pub(super) fn read(bytes: &[u8]) -> Result<Properties, BadEscape> {
-    let (text, latin) = match std::str::from_utf8(bytes) {
-        Ok(text) => (text.strip_prefix('\u{FEFF}').unwrap_or(text).to_owned(), false),
+    let (text, latin) = decode(bytes);
+    let mut entries = Vec::new();
+    for logical in logical_lines(&text) {
+        entries.push(entry(&logical.text, logical.line)?);
+    }
+    Ok(Properties { entries, latin })
+}
+
+/// The same file with other values, and everything else as it is. Where a key stands several times, the last one is the one
+/// that holds, so it is changed; one that stands nowhere is added at the end. Keys and values are plain words: nothing in
+/// them need be escaped.
+pub(super) fn edit(bytes: &[u8], changes: &[(&str, &str)]) -> Result<Vec<u8>, BadEscape> {
+    let (mut text, latin) = decode(bytes);
+    let end_of_line = if text.contains("\r\n") { "\r\n" } else { "\n" };
+    for (key, value) in changes {
+        let plain = |word: &str| word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+        assert!(plain(key) && plain(value), "what changes at once is a word or a number: {key}={value}");
+        let lines = logical_lines(&text);
+        let mut found = None;
+        for logical in &lines {
+            if entry(&logical.text, logical.line)?.key == *key {
+                found = Some(logical);
+            }
+        }
+        if let Some(Logical { range, .. }) = found {
+            let old = &text[range.clone()];
+            let new = if old.contains(['\n', '\r']) {
+                format!("{key}={value}")
+            } else {
+                let (name, rest) = split(old);
+                let before = &old[..name.len() + rest.len() - separated(rest).len()];
+                // A key without a separator has no value that could be replaced.
+                if before.len() == name.len() { format!("{before}={value}") } else { format!("{before}{value}") }
+            };
+            text.replace_range(range.clone(), &new);
+            continue;
+        }
+        if !text.is_empty() && !text.ends_with(['\n', '\r']) {
+            text.push_str(end_of_line);
+        }
+        // The last line may say that it goes on in the next: then the next is an empty one.
+        if lines.last().is_some_and(|last| last.open) {
+            text.push_str(end_of_line);
+        }
+        text.push_str(&format!("{key}={value}{end_of_line}"));
+    }
+    if latin {
+        let byte = |c| u8::try_from(c).expect("in ISO-8859-1 every character is a byte, and what was added is ASCII");
+        return Ok(text.chars().map(byte).collect());
+    }
+    Ok(text.into_bytes())
+}
+
+/// The text, and whether it was no UTF-8.
+fn decode(bytes: &[u8]) -> (String, bool) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text.to_owned(), false),
         // In ISO-8859-1 every byte is the character of its number.
         Err(_) => (bytes.iter().map(|byte| char::from(*byte)).collect(), true),
-    };
-    let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let mut lines = text.split('\n').zip(1..);
-    let mut entries = Vec::new();
-    while let Some((first, line)) = lines.next() {
-        let first = first.trim_start_matches(is_blank);
+    }
+}
+
+/// A key with its value, perhaps on several lines.
+struct Logical {
+    /// On which it begins, counted from 1.
+    line: usize,
+    /// Where it lies in the file, from its first character to its last.
+    range: Range<usize>,
+    /// Joined.
+    text: String,
+    /// The file ends although it says that it goes on.
+    open: bool,
+}
+
+/// All that are neither empty nor comments.
+fn logical_lines(text: &str) -> Vec<Logical> {
+    let mut lines = physical_lines(text).into_iter().zip(1..);
+    let mut found = Vec::new();
+    while let Some((range, line)) = lines.next() {
+        let first = text[range.clone()].trim_start_matches('\u{FEFF}').trim_start_matches(is_blank);
         if first.is_empty() || first.starts_with(['#', '!']) {
             continue;
         }
-        let mut logical = first.to_owned();
+        let start = range.end - first.len();
+        let mut logical = Logical { line, range: start..range.end, text: first.to_owned(), open: false };
         // A line whose last character is an unescaped backslash goes on in the next, whatever that begins with.
-        while logical.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1 {
-            logical.pop();
-            let Some((next, _)) = lines.next() else { break };
-            logical.push_str(next.trim_start_matches(is_blank));
+        while logical.text.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1 {
+            logical.text.pop();
+            let Some((next, _)) = lines.next() else {
+                logical.open = true;
+                break;
+            };
+            logical.range.end = next.end;
+            logical.text.push_str(text[next].trim_start_matches(is_blank));
         }
-        entries.push(entry(&logical, line)?);
+        found.push(logical);
     }
-    Ok(Properties { entries, latin })
+    found
+}
+
+/// Where the lines lie, without their ends: `\n`, `\r\n` or `\r`.
+fn physical_lines(text: &str) -> Vec<Range<usize>> {
+    let mut lines = Vec::new();
+    let mut start = 0;
+    while let Some(length) = text[start..].find(['\n', '\r']) {
+        let end = start + length;
+        lines.push(start..end);
+        start = end + if text[end..].starts_with("\r\n") { 2 } else { 1 };
+    }
+    if start < text.len() {
+        lines.push(start..text.len());
+    }
+    lines
 }
 
 fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\x0C')
 }
 
-/// The key ends at the first `=`, `:` or blank that is not escaped; blanks and one `=` or `:` separate it from the value.
 fn entry(line: &str, number: usize) -> Result<Entry, BadEscape> {
+    let (key, rest) = split(line);
+    Ok(Entry { line: number, key: unescape(key, number)?, value: unescape(separated(rest), number)? })
+}
+
+/// The key ends at the first `=`, `:` or blank that is not escaped.
+fn split(line: &str) -> (&str, &str) {
     let mut escaped = false;
     let end = line.find(|c| {
         let ends = !escaped && (matches!(c, '=' | ':') || is_blank(c));
         escaped = c == '\\' && !escaped;
         ends
     });
-    let (key, rest) = line.split_at(end.unwrap_or(line.len()));
+    line.split_at(end.unwrap_or(line.len()))
+}
+
+/// What stands behind the separator: blanks, and one `=` or `:` among them.
+fn separated(rest: &str) -> &str {
     let rest = rest.trim_start_matches(is_blank);
-    let value = rest.strip_prefix(['=', ':']).unwrap_or(rest).trim_start_matches(is_blank);
-    Ok(Entry { line: number, key: unescape(key, number)?, value: unescape(value, number)? })
+    rest.strip_prefix(['=', ':']).unwrap_or(rest).trim_start_matches(is_blank)
 }
 
 fn unescape(text: &str, line: usize) -> Result<String, BadEscape> {
@@ -176,6 +275,43 @@ mod tests {
         assert_eq!((utf8.entries[0].value.as_str(), utf8.latin), ("\u{e4}", false));
         let latin = read(b"a=\xE4").unwrap();
         assert_eq!((latin.entries[0].value.as_str(), latin.latin), ("\u{e4}", true));
+    }
+
+    #[test]
+    fn a_value_is_changed_where_it_stands_and_the_rest_stays() {
+        for (before, after) in [
+            ("# mine\nflag = false\nb=2\n", "# mine\nflag = true\nb=2\n"),
+            ("  flag:false  \r\n! end\r\n", "  flag:true\r\n! end\r\n"),
+            ("flag false\r", "flag true\r"),
+            ("flag", "flag=true"),
+            ("flag=", "flag=true"),
+            ("flag=1\n#flag=2\nflag=3", "flag=1\n#flag=2\nflag=true"),
+            ("fl\\u0061g=false\n", "fl\\u0061g=true\n"),
+            ("flag=fal\\\n   se\nb=2\n", "flag=true\nb=2\n"),
+            ("\u{FEFF}flag=false\n", "\u{FEFF}flag=true\n"),
+            ("", "flag=true\n"),
+            ("b=\u{e4}\n\n", "b=\u{e4}\n\nflag=true\n"),
+            ("b=2", "b=2\nflag=true\n"),
+            ("b=2\r\n# end", "b=2\r\n# end\r\nflag=true\r\n"),
+            ("b=2\\", "b=2\\\n\nflag=true\n"),
+            ("b=2\\\n", "b=2\\\n\nflag=true\n"),
+        ] {
+            let edited = edit(before.as_bytes(), &[("flag", "true")]).unwrap();
+            assert_eq!(String::from_utf8(edited.clone()).unwrap(), after, "{before:?}");
+            // What is read from it: the others as they were, and the new value last.
+            let said = |text| -> Vec<_> { pairs(text).into_iter().map(|(_, key, value)| (key, value)).collect() };
+            let others = |text| -> Vec<_> { said(text).into_iter().filter(|(key, _)| key != "flag").collect() };
+            assert_eq!(others(&edited), others(before.as_bytes()));
+            let last = said(&edited).into_iter().rfind(|(key, _)| key == "flag");
+            assert_eq!(last, Some(("flag".into(), "true".into())));
+        }
+        let several = edit(b"a=1\nb=2\n", &[("b", "3"), ("c", "4"), ("a", "5")]).unwrap();
+        assert_eq!(several, b"a=5\nb=3\nc=4\n");
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf8_stay_as_they_are() {
+        assert_eq!(edit(b"# \xE4\na=\xF6\n", &[("b", "1")]).unwrap(), b"# \xE4\na=\xF6\nb=1\n");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What a role is started with, made from its settings.
 
+use super::change::Refusal;
 use super::{Origin, Settings, address};
 use crate::failure::{ExitCode, Failure, Problem};
 use crate::jobs::cores;
-use keepmq_broker::BrokerConfig;
+use keepmq_broker::{BrokerConfig, LiveConfig};
 use keepmq_nameserver::NameServerConfig;
 use keepmq_net::NetLimits;
+use keepmq_protocol::change::Configured;
 use keepmq_protocol::frame::FRAME_MAX;
 use keepmq_protocol::{BrokerName, Topic};
 use keepmq_store::{Flush, StoreConfig};
@@ -22,6 +24,9 @@ const BESIDE_BODY: usize = 64 << 10;
 const FILES_KEPT: u64 = 512;
 /// Most connections, whatever the system allows.
 const CONNECTIONS_MAX: u64 = 65_536;
+
+/// Finds the address that clients are told.
+type Advertise = fn(&mut Settings, &[String], u16) -> Result<SocketAddr, Failure>;
 
 /// A broker's.
 #[derive(Debug)]
@@ -63,7 +68,16 @@ pub struct NameServerSetup {
 
 impl BrokerSetup {
     /// Checks how the values go together, and derives what nobody has said.
-    pub fn new(mut settings: Settings) -> Result<Self, Failure> {
+    pub fn new(settings: Settings) -> Result<Self, Failure> {
+        Self::with(settings, address::advertised)
+    }
+
+    /// The same values to be looked at; no name is looked up, so that it works anywhere and at once.
+    pub fn preview(settings: Settings) -> Result<Settings, Failure> {
+        Self::with(settings, address::expected).map(|setup| setup.settings)
+    }
+
+    fn with(mut settings: Settings, address: Advertise) -> Result<Self, Failure> {
         role(&mut settings)?;
         let cluster = name(&settings, "brokerClusterName")?;
         if settings.given("brokerName").is_none() {
@@ -93,7 +107,13 @@ impl BrokerSetup {
         let bind = ip(&settings, "bindAddress")?;
         let mut listen = vec![SocketAddr::new(bind, port)];
         listen.extend(port.checked_sub(2).filter(|fast| *fast > 0).map(|fast| SocketAddr::new(bind, fast)));
-        let address = address::advertised(&mut settings, &name_servers, port)?;
+        let address = address(&mut settings, &name_servers, port)?;
+        settings.follow("fastListenPort", port.checked_sub(2).filter(|fast| *fast > 0), "listenPort - 2");
+        settings.follow(
+            "haListenPort",
+            port.checked_add(1),
+            "listenPort + 1, advertised only: nobody listens there yet",
+        );
         let health = match settings.number("metricsPromExporterPort") {
             0 => None,
             port => Some(SocketAddr::new(ip(&settings, "metricsPromExporterHost")?, port)),
@@ -112,6 +132,7 @@ impl BrokerSetup {
                  messages that do not fit a segment will be refused"
             ));
         }
+        let live = live(&settings);
         let millis = |key| Duration::from_millis(settings.number(key));
         let store = StoreConfig {
             cluster: cluster.clone(),
@@ -124,7 +145,7 @@ impl BrokerSetup {
             zero_ahead: 64 << 20,
             checkpoint_interval: Duration::from_secs(1),
             snapshot_bytes: 64 << 20,
-            keep: Duration::from_secs(3600 * settings.number::<u64>("fileReservedTime")),
+            keep: live.keep,
             store_host: address,
             adopt: settings.flag("adopt"),
             new_id: random()?,
@@ -136,24 +157,17 @@ impl BrokerSetup {
             address,
             name_servers,
             region: settings.text("regionId").to_owned(),
-            auto_create_topic: settings.flag("autoCreateTopicEnable"),
-            auto_create_group: settings.flag("autoCreateSubscriptionGroup"),
-            default_topic_queues: settings.number("defaultTopicQueueNums"),
             max_message_bytes,
             allow_client_relax: settings.flag("allowClientRelax"),
-            flush_timeout: millis("syncFlushTimeout"),
             register_every: millis("registerNameServerPeriod"),
-            long_polling: settings.flag("longPollingEnable"),
             lite_pull: settings.flag("litePullMessageEnable"),
             client_timeout: millis("channelExpiredTimeout"),
-            pull_messages: settings.number("maxTransferCountOnMessageInMemory"),
-            pull_bytes: settings.number("maxTransferBytesOnMessageInMemory"),
             max_parked: 100_000,
             max_topics: settings.number("maxTopics"),
             max_groups: settings.number("maxGroups"),
             // The store's folder may have to be made first.
             disk_bytes: None,
-            shown: settings.shown(),
+            live,
         };
         let limits = limits(&settings, FRAME_MAX.max(max_message_bytes + BESIDE_BODY))?;
         Ok(Self { broker, store, root, listen, health, limits, shards, settings })
@@ -195,11 +209,9 @@ impl NameServerSetup {
         let listen = SocketAddr::new(ip(&settings, "bindAddress")?, settings.number("listenPort"));
         let config = NameServerConfig {
             broker_timeout: Duration::from_secs(120),
-            scan_every: Duration::from_millis(settings.number("scanNotActiveBrokerInterval")),
             max_brokers: 10_000,
             max_topics: 1_000_000,
-            order_in_routes: settings.flag("orderMessageEnable"),
-            order_to_brokers: settings.flag("returnOrderTopicConfigToBroker"),
+            live: names_live(&settings),
         };
         Ok(Self {
             config,
@@ -209,6 +221,49 @@ impl NameServerSetup {
             seed: u64::from_ne_bytes(random()?),
             settings,
         })
+    }
+}
+
+/// What may change while the broker runs.
+fn live(settings: &Settings) -> LiveConfig {
+    LiveConfig {
+        auto_create_topic: settings.flag("autoCreateTopicEnable"),
+        auto_create_group: settings.flag("autoCreateSubscriptionGroup"),
+        default_topic_queues: settings.number("defaultTopicQueueNums"),
+        permission: settings.number("brokerPermission"),
+        flush_timeout: Duration::from_millis(settings.number("syncFlushTimeout")),
+        long_polling: settings.flag("longPollingEnable"),
+        pull_messages: settings.number("maxTransferCountOnMessageInMemory"),
+        pull_bytes: settings.number("maxTransferBytesOnMessageInMemory"),
+        keep: Duration::from_secs(3600 * settings.number::<u64>("fileReservedTime")),
+        shown: settings.shown(),
+    }
+}
+
+/// Carries out a change of a broker's configuration that an operator has asked for.
+pub(crate) fn configure_broker(settings: &mut Settings, text: &str) -> Configured<LiveConfig> {
+    configured(settings.change(text), || live(settings))
+}
+
+/// The same of a name server's.
+pub(crate) fn configure_name_server(settings: &mut Settings, text: &str) -> Configured<keepmq_nameserver::LiveConfig> {
+    configured(settings.change(text), || names_live(settings))
+}
+
+fn configured<L>(outcome: Result<Option<String>, Refusal>, live: impl FnOnce() -> L) -> Configured<L> {
+    match outcome {
+        Ok(remark) => Configured::Changed { live: live(), remark },
+        Err(Refusal { code, why }) => Configured::Refused { code, why },
+    }
+}
+
+/// What may change while a name server runs.
+fn names_live(settings: &Settings) -> keepmq_nameserver::LiveConfig {
+    keepmq_nameserver::LiveConfig {
+        scan_every: Duration::from_millis(settings.number("scanNotActiveBrokerInterval")),
+        order_in_routes: settings.flag("orderMessageEnable"),
+        order_to_brokers: settings.flag("returnOrderTopicConfigToBroker"),
+        shown: settings.shown(),
     }
 }
 

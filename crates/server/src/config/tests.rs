@@ -3,7 +3,7 @@ use keepmq_store::Flush;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-fn read(table: &Table, text: &str) -> Result<Settings, Failure> {
+fn read(table: &'static Table, text: &str) -> Result<Settings, Failure> {
     Settings::parse(table, text.as_bytes(), Path::new("broker.conf"), &[])
 }
 
@@ -43,7 +43,7 @@ fn what_java_reads_as_we_do_is_not_warned_of() {
     let setup = setup(text).unwrap();
     assert_eq!(setup.settings.warnings(), &[] as &[String]);
     assert_eq!(setup.broker.cluster, "prod");
-    assert!(setup.broker.auto_create_topic && !setup.broker.long_polling);
+    assert!(setup.broker.live.auto_create_topic && !setup.broker.live.long_polling);
 }
 
 #[test]
@@ -94,9 +94,9 @@ fn all_problems_are_told_at_once() {
 
 #[test]
 fn every_key_takes_its_java_default() {
-    for table in [BROKER, NAME_SERVER] {
+    for table in [&BROKER, &NAME_SERVER] {
         for key in table.keys().filter(|key| !key.java.is_empty()) {
-            let settings = read(&table, &format!("{}={}", key.name, key.java)).unwrap();
+            let settings = read(table, &format!("{}={}", key.name, key.java)).unwrap();
             assert!(settings.warnings().is_empty(), "{}: {:?}", key.name, settings.warnings());
         }
     }
@@ -118,7 +118,8 @@ fn our_defaults_are_javas_except_where_that_would_lose_messages() {
 /// What cores and shells are given, as text, so that any difference shows. Random parts are left out.
 fn effects(setup: &BrokerSetup) -> String {
     let store = keepmq_store::StoreConfig { new_id: [0; 16], seed: 0, ..setup.store.clone() };
-    let broker = keepmq_broker::BrokerConfig { shown: Vec::new(), ..setup.broker.clone() };
+    let live = keepmq_broker::LiveConfig { shown: Vec::new(), ..setup.broker.live.clone() };
+    let broker = keepmq_broker::BrokerConfig { live, ..setup.broker.clone() };
     let net = (&setup.listen, &setup.health, &setup.limits, setup.shards);
     format!("{broker:?} {store:?} {:?} {net:?}", setup.root)
 }
@@ -135,6 +136,7 @@ fn every_honoured_key_has_an_effect() {
         ("autoCreateTopicEnable", "false"),
         ("autoCreateSubscriptionGroup", "false"),
         ("longPollingEnable", "false"),
+        ("brokerPermission", "4"),
         ("litePullMessageEnable", "false"),
         ("regionId", "other"),
         ("registerNameServerPeriod", "20000"),
@@ -164,6 +166,8 @@ fn every_honoured_key_has_an_effect() {
         match (key.name, others.get(key.name)) {
             // Checked above: these say which values are refused, or follow from others.
             ("brokerRole" | "brokerId" | "storePathCommitLog", _) => {}
+            // In `change/tests.rs`.
+            ("configBlackList", _) => {}
             ("advertisedAddress", _) => {
                 let text = "storePathRootDir=/data\nbrokerName=b\nadvertisedAddress=10.0.0.7:30911";
                 let setup = read(&BROKER, text).and_then(BrokerSetup::new).unwrap();
@@ -173,7 +177,7 @@ fn every_honoured_key_has_an_effect() {
             (name, Some(value)) => {
                 let after = setup(&format!("{name}={value}")).unwrap();
                 assert_ne!(effects(&after), before, "{name}={value} changes nothing");
-                assert!(after.broker.shown.contains(&(name.to_owned(), (*value).to_owned())), "{name} is shown");
+                assert!(after.broker.live.shown.contains(&(name.to_owned(), (*value).to_owned())), "{name} is shown");
             }
         }
     }
@@ -184,41 +188,128 @@ fn a_name_server_reads_its_file() {
     let text = "listenPort=9877\nbindAddress=127.0.0.1\nscanNotActiveBrokerInterval=1000\nkvConfigPath=/x\nuseEpollNativeSelector=true\n";
     let setup = read(&NAME_SERVER, text).and_then(NameServerSetup::new).unwrap();
     assert_eq!(setup.listen, ([127, 0, 0, 1], 9877).into());
-    assert_eq!(setup.config.scan_every, Duration::from_secs(1));
+    assert_eq!(setup.config.live.scan_every, Duration::from_secs(1));
     assert_eq!(setup.settings.without_effect().count(), 1);
     assert_eq!(setup.kv_path, Path::new("/x"));
-    assert!(setup.config.order_to_brokers && !setup.config.order_in_routes);
+    assert!(setup.config.live.order_to_brokers && !setup.config.live.order_in_routes);
     let text = "orderMessageEnable=true\nreturnOrderTopicConfigToBroker=false\n";
     let setup = read(&NAME_SERVER, text).and_then(NameServerSetup::new).unwrap();
-    assert!(!setup.config.order_to_brokers && setup.config.order_in_routes);
+    assert!(!setup.config.live.order_to_brokers && setup.config.live.order_in_routes);
     assert!(setup.kv_path.is_absolute() && setup.kv_path.ends_with("namesrv/kvConfig.json"), "{:?}", setup.kv_path);
     assert!(said(&read(&NAME_SERVER, "supportActingMaster=true").unwrap_err()).contains("is not built yet"));
 }
 
+/// What RocketMQ 4.9.8 and 5.3.3 ship in their folder `conf`, in the form of those files, and what a refusal names.
 #[test]
 fn the_files_that_rocketmq_ships_load_or_are_refused_for_a_reason() {
-    let same =
-        "brokerClusterName=DefaultCluster\nbrokerName=broker-a\nbrokerId=0\ndeleteWhen=04\nfileReservedTime=48\n";
-    let shipped = setup(&format!("{same}brokerRole=ASYNC_MASTER\nflushDiskType=ASYNC_FLUSH\n")).unwrap();
-    assert_eq!((shipped.store.flush, shipped.store.keep), (Flush::Async, Duration::from_secs(48 * 3600)));
-    assert!(shipped.durability().contains("500 ms"), "{}", shipped.durability());
-    for (text, expected) in [
-        (format!("{same}brokerRole=SYNC_MASTER\nflushDiskType=ASYNC_FLUSH"), "brokerRole"),
-        ("brokerId=1\nbrokerRole=SLAVE".to_owned(), "brokerRole"),
+    let pair = |name: &str, id: i32, role: &str| {
+        format!(
+            "# Licence\n\nbrokerClusterName = DefaultCluster\nbrokerName = {name}\nbrokerId = {id}\ndeleteWhen = 04\n\
+             fileReservedTime = 48\nbrokerRole = {role}\nflushDiskType = ASYNC_FLUSH\n"
+        )
+    };
+    let raft = "brokerClusterName = RaftCluster\nbrokerName=RaftNode00\nlistenPort=30911\nnamesrvAddr=127.0.0.1:9876\n\
+                storePathRootDir=/tmp/rmqstore/node00\nstorePathCommitLog=/tmp/rmqstore/node00/commitlog\n\
+                enableDLegerCommitLog=true\ndLegerGroup=RaftNode00\n\
+                dLegerPeers=n0-127.0.0.1:40911;n1-127.0.0.1:40912;n2-127.0.0.1:40913\ndLegerSelfId=n0\n\
+                sendMessageThreadPoolNums=16\n";
+    let led = "brokerClusterName = DefaultCluster\nbrokerName = broker-a\nbrokerId = -1\nbrokerRole = SLAVE\ndeleteWhen = 04\n\
+               fileReservedTime = 48\nenableControllerMode = true\ncontrollerAddr = 127.0.0.1:9878\n\
+               namesrvAddr = 127.0.0.1:9876\nallAckInSyncStateSet=true\nlistenPort=30911\n\
+               storePathRootDir=/tmp/rmqstore/node00\nstorePathCommitLog=/tmp/rmqstore/node00/commitlog\n";
+    let contained = "brokerClusterName=DefaultCluster\nbrokerName=broker-a\nbrokerId=0\nbrokerRole=SYNC_MASTER\n\
+                     flushDiskType=ASYNC_FLUSH\nstorePathRootDir=/root/broker-a/store\n\
+                     storePathCommitLog=/root/broker-a/store/commitlog\nlistenPort=10911\nhaListenPort=10912\n\
+                     totalReplicas=2\ninSyncReplicas=2\nminInSyncReplicas=1\nenableAutoInSyncReplicas=true\n\
+                     slaveReadEnable=true\nbrokerHeartbeatInterval=1000\nbrokerNotActiveTimeoutMillis=5000\n\
+                     sendHeartbeatTimeoutMillis=1000\nenableSlaveActingMaster=true\n";
+    let container = "listenPort=10811\nnamesrvAddr=127.0.0.1:9876\nfetchNamesrvAddrByAddressServer=false\n\
+                     brokerConfigPaths=/root/a.conf:/root/b.conf\n";
+    for (file, text, refused) in [
+        ("broker.conf", pair("broker-a", 0, "ASYNC_MASTER"), &[][..]),
+        ("2m-2s-async/broker-a.properties", pair("broker-a", 0, "ASYNC_MASTER"), &[]),
+        ("2m-noslave/broker-trace.properties", pair("broker-trace", 0, "ASYNC_MASTER"), &[]),
+        ("2m-2s-async/broker-a-s.properties", pair("broker-a", 1, "SLAVE"), &["brokerRole", "cannot copy to one yet"]),
+        ("2m-2s-sync/broker-b.properties", pair("broker-b", 0, "SYNC_MASTER"), &["brokerRole", "ASYNC_MASTER"]),
+        ("dledger/broker-n0.conf", raft.to_owned(), &["enableDLegerCommitLog is not supported", "dLegerPeers"]),
         (
-            "enableDLegerCommitLog=true\ndLegerGroup=RaftNode00\nlistenPort=30911\nsendMessageThreadPoolNums=16"
-                .to_owned(),
-            "DLedger",
+            "controller/quick-start/broker-n0.conf",
+            led.to_owned(),
+            &["a controller that says who leads", "controllerAddr"],
         ),
+        ("container/broker-a-in-container1.conf", contained.to_owned(), &["totalReplicas", "copies of the log"]),
         (
-            "brokerId=-1\nenableControllerMode=true\ncontrollerAddr=127.0.0.1:9878\nallAckInSyncStateSet=true"
-                .to_owned(),
-            "controller",
+            "container/broker-container1.conf",
+            container.to_owned(),
+            &["brokerConfigPaths", "several brokers in one process"],
         ),
     ] {
-        let refusal = said(&setup(&text).unwrap_err());
-        assert!(refusal.contains(expected), "{text}: {refusal}");
+        let loaded = read(&BROKER, &format!("{text}brokerIP1=10.0.0.5\n")).and_then(BrokerSetup::new);
+        match (loaded, refused) {
+            (Ok(setup), []) => {
+                assert_eq!((setup.store.flush, setup.store.keep), (Flush::Async, Duration::from_secs(48 * 3600)));
+                assert!(setup.durability().contains("500 ms"), "{}", setup.durability());
+            }
+            (Err(failure), [_, ..]) => {
+                let text = said(&failure);
+                refused.iter().for_each(|part| assert!(text.contains(part), "{file}: {part:?} in {text}"));
+                assert!(!text.contains("is not known"), "{file}: {text}");
+            }
+            (loaded, _) => panic!("{file}: {:?}", loaded.map(|setup| setup.settings)),
+        }
     }
+    let controller =
+        "controllerDLegerGroup = group1\ncontrollerDLegerPeers = n0-127.0.0.1:9878\ncontrollerDLegerSelfId = n0\n";
+    for (file, text, problems) in [
+        ("container/nameserver.conf", "supportActingMaster=true\n".to_owned(), 1),
+        ("controller/quick-start/namesrv.conf", format!("enableControllerInNamesrv = true\n{controller}"), 4),
+        (
+            "controller/cluster-3n-namesrv-plugin/namesrv-n0.conf",
+            format!(
+                "<!--\n  Licensed to nobody\n  in particular: listenPort=1\n  -->\nlistenPort = 9876\n\
+                 enableControllerInNamesrv = true\n{controller}"
+            ),
+            5,
+        ),
+    ] {
+        let failure = read(&NAME_SERVER, &text).unwrap_err();
+        assert_eq!(failure.problems.len(), problems, "{file}: {failure}");
+        assert!(!said(&failure).contains("is not known"), "{file}: {failure}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_utf8_is_read_as_java_does_and_said_so() {
+    let text = b"# f\xFCr alle\nregionId=S\xFCd\nstorePathRootDir=/data\nbrokerIP1=10.0.0.5\n";
+    let settings = Settings::parse(&BROKER, text, Path::new("b.conf"), &[]).unwrap();
+    assert_eq!(settings.text("regionId"), "S\u{fc}d");
+    assert_eq!(settings.warnings(), ["b.conf is no UTF-8: it was read as ISO-8859-1, as RocketMQ does"]);
+    let settings = Settings::parse(&BROKER, "regionId=S\u{fc}d".as_bytes(), Path::new("b.conf"), &[]).unwrap();
+    assert_eq!((settings.text("regionId"), settings.warnings().len()), ("S\u{fc}d", 0));
+}
+
+#[test]
+fn a_preview_asks_nobody_for_the_address_of_a_name() {
+    let preview = |text: &str| {
+        let settings = read(&BROKER, &format!("storePathRootDir=/data\n{text}")).and_then(BrokerSetup::preview);
+        let printed = settings.unwrap().print();
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        printed.lines().map(words).collect::<Vec<_>>().join("\n")
+    };
+    let by_name = preview("namesrvAddr=no.such.name.invalid:9876\nlistenPort=20911");
+    for line in [
+        "advertisedAddress (at the start) derived: the address by which the name server is reached then",
+        "fastListenPort 20909 derived: listenPort - 2",
+        "haListenPort 20912 derived: listenPort + 1, advertised only: nobody listens there yet",
+    ] {
+        assert!(by_name.contains(line), "{line} in {by_name}");
+    }
+    let by_number = preview("namesrvAddr=no.such.name.invalid:9876;127.0.0.1:9876\nhaListenPort=5");
+    assert!(by_number.contains("advertisedAddress 127.0.0.1 derived"), "{by_number}");
+    assert!(by_number.contains("haListenPort 5 broker.conf:3; no effect"), "{by_number}");
+    assert!(preview("brokerIP1=no.such.name.invalid").contains("brokerIP1 no.such.name.invalid broker.conf:2"));
+    let refused = read(&BROKER, "storePathRootDir=/data\nbrokerIP1=0.0.0.0").and_then(BrokerSetup::preview);
+    assert!(said(&refused.unwrap_err()).contains("brokerIP1"));
 }
 
 #[test]

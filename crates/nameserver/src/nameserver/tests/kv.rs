@@ -18,7 +18,7 @@ impl Story {
 
     /// The save with this ticket has ended.
     fn done(&mut self, ticket: u64, outcome: Result<(), SaveError>) -> Vec<String> {
-        let effects = self.event(Event::Done(KvSaved { ticket, outcome }));
+        let effects = self.event(Event::Done(Done::Saved(KvSaved { ticket, outcome })));
         said(effects)
     }
 
@@ -49,10 +49,12 @@ fn delete(key: &str) -> Request<'_> {
 }
 
 /// Answers as `opaque: code`, saves as `ticket <- content`.
-fn said(effects: Vec<Effect<SaveKv>>) -> Vec<String> {
+fn said(effects: Vec<Effect<Task>>) -> Vec<String> {
     let one = |effect| match effect {
         Effect::Reply { to, response } => format!("{}: {}", to.opaque, response.code),
-        Effect::Work(SaveKv { ticket, bytes }) => format!("{ticket} <- {}", String::from_utf8(bytes).unwrap()),
+        Effect::Work(Task::Save(SaveKv { ticket, bytes })) => {
+            format!("{ticket} <- {}", String::from_utf8(bytes).unwrap())
+        }
         Effect::Exit(exit) => format!("{exit:?}"),
         other => panic!("neither an answer nor a save: {other:?}"),
     };
@@ -97,8 +99,9 @@ fn a_save_that_fails_changes_nothing_and_the_next_one_stands_on_what_is_kept() {
     s.done(1, Ok(()));
     s.put("a", "2");
     s.put("b", "3");
-    let failed = s.event(Event::Done(KvSaved { ticket: 2, outcome: Err(SaveError::NotSaved("no space".into())) }));
-    let [Effect::Reply { response, .. }, Effect::Work(next)] = &failed[..] else { panic!("{failed:?}") };
+    let failed =
+        s.event(Event::Done(Done::Saved(KvSaved { ticket: 2, outcome: Err(SaveError::NotSaved("no space".into())) })));
+    let [Effect::Reply { response, .. }, Effect::Work(Task::Save(next))] = &failed[..] else { panic!("{failed:?}") };
     let remark = response.remark.as_deref().unwrap();
     assert!(response.code == 1 && remark.contains("no space") && remark.contains("try again"), "{remark}");
     assert_eq!(String::from_utf8_lossy(&next.bytes), r#"{"configTable":{"N":{"a":"1","b":"3"}}}"#);
@@ -147,8 +150,8 @@ fn what_is_read_at_the_start_is_what_was_saved() {
         route.order_topic_conf
     };
     assert_eq!((order(&mut s, "t").as_deref(), order(&mut s, "u")), (Some("a:4;b:4"), None));
-    s.server.config.order_in_routes = false;
-    s.server.config.order_to_brokers = false;
+    s.server.config.live.order_in_routes = false;
+    s.server.config.live.order_to_brokers = false;
     assert!(order(&mut s, "t").is_none() && s.register_as(1, "a", 0, "h:1", 0, "t u").body.is_empty());
 
     for (text, why) in [

@@ -1,7 +1,8 @@
 //! Source: RocketMQ `BrokerIdentity`, `BrokerConfig`; and what is KeepMQ's own.
 
 use super::{
-    BOOL, HOME, INT, Key, LONG, PORT, REPLICATION, SECRET, TEXT, honoured, honoured_with, no, not_yet, number, refused,
+    BOOL, HOME, INT, Key, Kind, LONG, PORT, REPLICATION, SECRET, TEXT, honoured, honoured_with, live, no, not_yet,
+    number, refused,
 };
 
 /// What they say is done.
@@ -12,10 +13,12 @@ pub(super) const HONOURED: &[Key] = &[
     honoured("namesrvAddr", TEXT, ""),
     honoured("listenPort", PORT, "10911"),
     honoured("brokerIP1", TEXT, ""),
-    honoured("defaultTopicQueueNums", number(1, 65_536), "8"),
-    honoured("autoCreateTopicEnable", BOOL, "true"),
-    honoured("autoCreateSubscriptionGroup", BOOL, "true"),
-    honoured("longPollingEnable", BOOL, "true"),
+    live(honoured("defaultTopicQueueNums", number(1, 65_536), "8")),
+    live(honoured("autoCreateTopicEnable", BOOL, "true")),
+    live(honoured("autoCreateSubscriptionGroup", BOOL, "true")),
+    live(honoured("longPollingEnable", BOOL, "true")),
+    live(honoured("brokerPermission", Kind::Choice(&["6", "4", "2"]), "6")),
+    honoured("configBlackList", TEXT, "configBlackList;brokerConfigPath"),
     honoured("litePullMessageEnable", BOOL, "true"),
     honoured("regionId", TEXT, "DefaultRegion"),
     honoured("registerNameServerPeriod", INT, "30000"),
@@ -32,13 +35,14 @@ pub(super) const HONOURED: &[Key] = &[
 
 /// All others.
 pub(super) const KEYS: &[Key] = &[
+    not_yet("brokerContainerIP", TEXT, "", CONTAINER),
+    not_yet("brokerConfigPaths", TEXT, "", CONTAINER),
     not_yet("brokerContainer", BOOL, "false", CONTAINER),
     not_yet("inBrokerContainer", BOOL, "false", CONTAINER),
     no("brokerConfigPath", TEXT, "", HOME),
     no("rocketmqHome", TEXT, "", HOME),
     no("brokerIP2", TEXT, "", HA),
     no("recoverConcurrently", BOOL, "false", INDEX),
-    not_yet("brokerPermission", INT, "6", PERMISSION),
     not_yet("clusterTopicEnable", BOOL, "true", SYSTEM_TOPICS),
     not_yet("brokerTopicEnable", BOOL, "true", SYSTEM_TOPICS),
     refused("messageStorePlugIn", TEXT, "", PLUGINS),
@@ -79,6 +83,10 @@ pub(super) const KEYS: &[Key] = &[
     no("shortPollingTimeMills", LONG, "1000", CLIENT_TUNING),
     not_yet("notifyConsumerIdsChangedEnable", BOOL, "true", CLIENTS),
     no("highSpeedMode", BOOL, "false", JVM),
+    no("commercialEnable", BOOL, "true", STATS),
+    no("commercialTimerCount", INT, "1", STATS),
+    no("commercialTransCount", INT, "1", STATS),
+    no("commercialBigCount", INT, "1", STATS),
     no("commercialBaseCount", INT, "1", STATS),
     no("commercialSizePerMsg", INT, "4096", STATS),
     no("accountStatsEnable", BOOL, "true", STATS),
@@ -98,8 +106,10 @@ pub(super) const KEYS: &[Key] = &[
     no("waitTimeMillsInTransactionQueue", LONG, "3000", QUEUED),
     no("waitTimeMillsInAckQueue", LONG, "3000", QUEUED),
     no("waitTimeMillsInAdminBrokerQueue", LONG, "5000", QUEUED),
-    not_yet("startAcceptSendRequestTimeStamp", LONG, "0", PERMISSION),
+    not_yet("startAcceptSendRequestTimeStamp", LONG, "0", SEND_LATER),
     no("traceOn", BOOL, "true", CLIENT_TUNING),
+    refused("filterServerNums", INT, "0", PLUGINS),
+    no("maxDelayTime", INT, "40", OLD),
     not_yet("enableCalcFilterBitMap", BOOL, "false", FILTERS),
     not_yet("rejectPullConsumerEnable", BOOL, "false", CLIENTS),
     no("expectConsumerNumUseFilter", INT, "32", FILTER_TUNING),
@@ -156,7 +166,7 @@ pub(super) const KEYS: &[Key] = &[
     not_yet("transactionTimeOut", LONG, "6000", TRANSACTIONS),
     not_yet("transactionCheckMax", INT, "15", TRANSACTIONS),
     not_yet("transactionCheckInterval", LONG, "30000", TRANSACTIONS),
-    not_yet("transactionMetricFlushInterval", LONG, "10000", TRANSACTIONS),
+    no("transactionMetricFlushInterval", LONG, "3000", HALF),
     not_yet("transactionOpMsgMaxSize", INT, "4096", TRANSACTIONS),
     not_yet("transactionOpBatchInterval", INT, "3000", TRANSACTIONS),
     not_yet("aclEnable", BOOL, "false", ACL),
@@ -220,7 +230,6 @@ pub(super) const KEYS: &[Key] = &[
     no("printChannelGroups", BOOL, "false", STATS),
     no("printChannelGroupsMinNum", INT, "5", STATS),
     no("splitRegistrationSize", INT, "800", REGISTRATION),
-    no("configBlackList", TEXT, "", HOME),
     not_yet("skipWhenCKRePutReachMaxTimes", BOOL, "false", POP),
     not_yet("appendAckAsync", BOOL, "false", POP),
     not_yet("appendCkAsync", BOOL, "false", POP),
@@ -251,7 +260,8 @@ const INDEX: &str = "one index holds all queues, in one family of files";
 const JVM: &str = "it tunes a Java implementation";
 const METRICS: &str = "metrics";
 const METRICS_TUNING: &str = "it belongs to metrics, which are not built yet";
-const PERMISSION: &str = "taking the right to read or write away from a whole broker";
+const OLD: &str = "RocketMQ 4.9 has it, and does not read it";
+const SEND_LATER: &str = "accepting messages only after a given time";
 const PLUGINS: &str = "Java classes cannot be loaded";
 const POOLS: &str = "requests are not handed between thread pools: one event loop serves them";
 const POP: &str = "pop consumption";

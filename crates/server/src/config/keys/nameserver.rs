@@ -1,6 +1,6 @@
 //! Source: RocketMQ `NamesrvConfig`.
 
-use super::{BOOL, HOME, INT, Key, PORT, TEXT, honoured, no, not_yet, number};
+use super::{BOOL, HOME, INT, Key, PORT, TEXT, honoured, live, no, not_yet, number};
 
 /// What they say is done.
 pub(super) const HONOURED: &[Key] = &[
@@ -8,9 +8,10 @@ pub(super) const HONOURED: &[Key] = &[
     honoured("bindAddress", TEXT, "0.0.0.0"),
     honoured("serverChannelMaxIdleTimeSeconds", number(1, 86_400), "120"),
     honoured("kvConfigPath", TEXT, ""),
-    honoured("orderMessageEnable", BOOL, "false"),
-    honoured("returnOrderTopicConfigToBroker", BOOL, "true"),
-    honoured("scanNotActiveBrokerInterval", number(100, 3_600_000), "5000"),
+    live(honoured("orderMessageEnable", BOOL, "false")),
+    live(honoured("returnOrderTopicConfigToBroker", BOOL, "true")),
+    live(honoured("scanNotActiveBrokerInterval", number(100, 3_600_000), "5000")),
+    honoured("configBlackList", TEXT, "configBlackList;configStorePath;kvConfigPath"),
 ];
 
 /// All others.
@@ -32,7 +33,6 @@ pub(super) const KEYS: &[Key] = &[
     not_yet("needWaitForService", BOOL, "false", NS),
     not_yet("waitSecondsForService", INT, "45", NS),
     not_yet("deleteTopicWithBrokerRegistration", BOOL, "false", NS),
-    no("configBlackList", TEXT, "", HOME),
 ];
 
 const NO_FILES: &str = "a name server keeps nothing on disk but its key-value configuration";

@@ -1,7 +1,8 @@
 //! Source: RocketMQ `MessageStoreConfig`, of the store and of the tiered store.
 
 use super::{
-    BOOL, INT, Key, Kind, LONG, REAL, REPLICATION, SECRET, TEXT, honoured, honoured_with, no, not_yet, number, refused,
+    BOOL, INT, Key, Kind, LONG, REAL, REPLICATION, SECRET, TEXT, fixed, honoured, honoured_with, live, no, not_yet,
+    number, refused,
 };
 
 /// What they say is done.
@@ -9,13 +10,16 @@ pub(super) const HONOURED: &[Key] = &[
     honoured("storePathRootDir", TEXT, ""),
     honoured("storePathCommitLog", TEXT, ""),
     honoured("mappedFileSizeCommitLog", number(65_536, i32::MAX as i64), "1073741824"),
-    honoured_with("flushDiskType", Kind::Choice(&["SYNC_FLUSH", "ASYNC_FLUSH"]), "ASYNC_FLUSH", "SYNC_FLUSH"),
+    fixed(
+        honoured_with("flushDiskType", Kind::Choice(&["SYNC_FLUSH", "ASYNC_FLUSH"]), "ASYNC_FLUSH", "SYNC_FLUSH"),
+        "it is what SEND_OK promises, and that must not change under producers that are being answered",
+    ),
     honoured("flushIntervalCommitLog", number(1, i32::MAX as i64), "500"),
-    honoured("syncFlushTimeout", number(1, 3_600_000), "5000"),
-    honoured("fileReservedTime", number(1, 876_000), "72"),
+    live(honoured("syncFlushTimeout", number(1, 3_600_000), "5000")),
+    live(honoured("fileReservedTime", number(1, 876_000), "72")),
     honoured("maxMessageSize", number(1, 128 << 20), "4194304"),
-    honoured("maxTransferBytesOnMessageInMemory", number(1, 16 << 20), "262144"),
-    honoured("maxTransferCountOnMessageInMemory", number(1, 65_536), "32"),
+    live(honoured("maxTransferBytesOnMessageInMemory", number(1, 16 << 20), "262144")),
+    live(honoured("maxTransferCountOnMessageInMemory", number(1, 65_536), "32")),
     honoured("brokerRole", Kind::Choice(&["ASYNC_MASTER", "SYNC_MASTER", "SLAVE"]), "ASYNC_MASTER"),
 ];
 
