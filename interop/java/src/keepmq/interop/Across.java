@@ -2,7 +2,6 @@ package keepmq.interop;
 
 import java.util.HashMap;
 import java.util.Map;
-import java.util.Set;
 import java.util.TreeSet;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
@@ -18,14 +17,6 @@ final class Across {
 
     private static String topic(String what) {
         return "across-" + what + "-" + Interop.run;
-    }
-
-    private static Set<String> keys(int from, int to) {
-        Set<String> keys = new TreeSet<>();
-        for (int number = from; number < to; number++) {
-            keys.add("key-" + number);
-        }
-        return keys;
     }
 
     private static void send(DefaultMQProducer producer, String topic, int from, int to, Check check) throws Exception {
@@ -70,7 +61,7 @@ final class Across {
              Clients.Receiver receiver = new Clients.Receiver(topic, topic, "*")) {
             check.that(Check.within(60, () -> receiver.byKey.size() >= FEW), "received " + receiver.byKey.size());
             Thread.sleep(1000);
-            check.same("keys", keys(FEW, 2 * FEW), new TreeSet<>(receiver.byKey.keySet()));
+            check.same("keys", Sends.keys(FEW, 2 * FEW), new TreeSet<>(receiver.byKey.keySet()));
             check.same("messages", FEW, receiver.all.size());
         }
     }
@@ -96,7 +87,7 @@ final class Across {
              Clients.Receiver receiver = receivers.remove(what)) {
             send(producer, topic, FEW, 2 * FEW, check);
             check.that(Check.within(90, () -> receiver.byKey.size() == 2 * FEW), "received " + receiver.byKey.size());
-            check.same("keys", keys(0, 2 * FEW), new TreeSet<>(receiver.byKey.keySet()));
+            check.same("keys", Sends.keys(0, 2 * FEW), new TreeSet<>(receiver.byKey.keySet()));
         } finally {
             producer.shutdown();
         }

@@ -44,9 +44,22 @@ final class Clients {
         final ConcurrentLinkedQueue<MessageExt> all = new ConcurrentLinkedQueue<>();
 
         Receiver(String group, String topic, String tags) throws Exception {
-            consumer = new DefaultMQPushConsumer(group);
+            this(topic, tags, instance(), new DefaultMQPushConsumer(group));
+        }
+
+        /** Every message to every consumer. Its offsets are found again by the name of the instance. */
+        static Receiver broadcasting(String group, String topic, String instance) throws Exception {
+            DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group);
+            // The class of the value has moved between versions, its name has not.
+            consumer.setMessageModel(consumer.getMessageModel().valueOf("BROADCASTING"));
+            return new Receiver(topic, "*", instance, consumer);
+        }
+
+        private Receiver(String topic, String tags, String instance, DefaultMQPushConsumer consumer)
+            throws Exception {
+            this.consumer = consumer;
             consumer.setNamesrvAddr(Interop.nameServer);
-            consumer.setInstanceName(instance());
+            consumer.setInstanceName(instance);
             consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
             consumer.subscribe(topic, tags);
             consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> take(messages));

@@ -16,6 +16,10 @@ public final class Interop {
     public static void main(String[] args) throws Exception {
         nameServer = args[0];
         run = args[1];
+        if (args.length > 2) {
+            Group.member(args[3], Group.Kind.valueOf(args[4]));
+            System.exit(0);
+        }
         BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         Across across = new Across();
         for (String line = commands.readLine(); line != null; line = commands.readLine()) {
@@ -35,6 +39,10 @@ public final class Interop {
         switch (words[0]) {
             case "send": Sends.all(); break;
             case "consume": Consumes.all(); break;
+            case "rebalance": Groups.rebalance(); break;
+            case "orderly": Groups.orderly(); break;
+            case "broadcast": Groups.broadcast(); break;
+            case "pull": Pulls.all(); break;
             case "offsets-begin": across.offsetsBegin(words[1]); break;
             case "offsets-end": across.offsetsEnd(words[1]); break;
             case "clients-begin": across.clientsBegin(words[1]); break;

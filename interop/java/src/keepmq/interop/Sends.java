@@ -8,6 +8,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.TreeSet;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
@@ -39,6 +40,29 @@ final class Sends {
 
     static Message message(String topic, int number) {
         return new Message(topic, "tag", "key-" + number, ("body " + number).getBytes(StandardCharsets.UTF_8));
+    }
+
+    /** The result of a send that must have gone well. */
+    static SendResult kept(SendResult result) {
+        if (result.getSendStatus() != SendStatus.SEND_OK) {
+            throw new IllegalStateException("a send was answered with " + result);
+        }
+        return result;
+    }
+
+    /** Messages with the keys of these numbers. */
+    static void some(DefaultMQProducer producer, String topic, int from, int to) throws Exception {
+        for (int number = from; number < to; number++) {
+            kept(producer.send(message(topic, number)));
+        }
+    }
+
+    static Set<String> keys(int from, int to) {
+        Set<String> keys = new TreeSet<>();
+        for (int number = from; number < to; number++) {
+            keys.add("key-" + number);
+        }
+        return keys;
     }
 
     private static void synchronous(DefaultMQProducer producer) throws Exception {
