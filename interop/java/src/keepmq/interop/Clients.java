@@ -37,6 +37,17 @@ final class Clients {
         return puller;
     }
 
+    static DefaultMQPushConsumer pusher(String group, String instance) {
+        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group);
+        consumer.setNamesrvAddr(Interop.nameServer);
+        consumer.setInstanceName(instance);
+        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        // A second after its start the client has two reasons for a heartbeat. When they meet, the one that tells of a new
+        // version of its subscription is dropped, and until the next one the client refuses itself every message: 30 s.
+        consumer.setHeartbeatBrokerInterval(3000);
+        return consumer;
+    }
+
     /** A push consumer and everything it has received, by key; copies of the same message are counted. */
     static final class Receiver implements AutoCloseable {
         final DefaultMQPushConsumer consumer;
@@ -44,23 +55,19 @@ final class Clients {
         final ConcurrentLinkedQueue<MessageExt> all = new ConcurrentLinkedQueue<>();
 
         Receiver(String group, String topic, String tags) throws Exception {
-            this(topic, tags, instance(), new DefaultMQPushConsumer(group));
+            this(topic, tags, pusher(group, instance()));
         }
 
         /** Every message to every consumer. Its offsets are found again by the name of the instance. */
         static Receiver broadcasting(String group, String topic, String instance) throws Exception {
-            DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group);
+            DefaultMQPushConsumer consumer = pusher(group, instance);
             // The class of the value has moved between versions, its name has not.
             consumer.setMessageModel(consumer.getMessageModel().valueOf("BROADCASTING"));
-            return new Receiver(topic, "*", instance, consumer);
+            return new Receiver(topic, "*", consumer);
         }
 
-        private Receiver(String topic, String tags, String instance, DefaultMQPushConsumer consumer)
-            throws Exception {
+        private Receiver(String topic, String tags, DefaultMQPushConsumer consumer) throws Exception {
             this.consumer = consumer;
-            consumer.setNamesrvAddr(Interop.nameServer);
-            consumer.setInstanceName(instance);
-            consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
             consumer.subscribe(topic, tags);
             consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> take(messages));
             consumer.start();

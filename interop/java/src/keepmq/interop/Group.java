@@ -22,7 +22,6 @@ import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
-import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.MessageExt;
 
 /** A consumer group whose members come and go, as objects or as processes, and every delivery that any of them has had. */
@@ -68,10 +67,7 @@ final class Group implements AutoCloseable {
 
     private static DefaultMQPushConsumer consumer(String group, Kind kind, BooleanSupplier leaving, Consumer<String> said)
         throws Exception {
-        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group);
-        consumer.setNamesrvAddr(Interop.nameServer);
-        consumer.setInstanceName(Clients.instance());
-        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        DefaultMQPushConsumer consumer = Clients.pusher(group, Clients.instance());
         consumer.subscribe(group, "*");
         if (kind == Kind.ORDERLY) {
             consumer.registerMessageListener((MessageListenerOrderly) (messages, context) -> {
@@ -198,7 +194,6 @@ final class Group implements AutoCloseable {
                 && owned.size() == members.length
                 && Arrays.stream(members).allMatch(member -> owned.getOrDefault(member, 0) >= least);
         });
-        System.err.println("SHARES " + Arrays.toString(members) + " " + (System.nanoTime() - since) / 1_000_000);
         check.that(shared, "after " + seconds + " s " + Arrays.toString(members) + " do not share "
             + queues + " queues fairly, but have " + owners(since));
     }
