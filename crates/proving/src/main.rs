@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use keepmq_proving::power_cuts::{self, Expected};
 use keepmq_proving::scene::Mode;
 use keepmq_proving::tally::Tally;
-use keepmq_proving::{bench, hostile, idle, interop, kills, overload, small, soak};
+use keepmq_proving::{acceptance, bench, hostile, idle, interop, kills, overload, small, soak};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -68,7 +68,7 @@ enum Verb {
     Dev,
     /// Memory of an idle broker and name server.
     Rss,
-    /// RocketMQ's own clients. Needs Java and Maven.
+    /// RocketMQ's own clients. Needs Java, Maven and Go.
     Interop(interop::Options),
     /// Ours and the prototype alternately.
     Bench(bench::Options),
@@ -109,7 +109,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Verb::Rss => small::rss(&mut tally, &binary)?,
         Verb::Interop(options) => interop::run(&mut tally, &binary, &options)?,
         Verb::Bench(options) => bench::run(&mut tally, &binary, &options)?,
-        Verb::Acceptance { suite } => interop::acceptance(&mut tally, &binary, &suite)?,
+        Verb::Acceptance { suite } => acceptance::run(&mut tally, &binary, &suite)?,
     }
     Ok(if tally.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
