@@ -26,6 +26,5 @@ func acrossEnd(c *check) {
 	f.end()
 	c.within(60*time.Second, func() bool { return f.missing(g.keys("")) == 0 }, "%v of %v acknowledged messages are missing",
 		func() interface{} { return f.missing(g.keys("")) }, func() interface{} { return f.count() })
-	c.that(f.failed > 0, "the kill was not noticed")
 	across.leave()
 }

@@ -11,6 +11,7 @@ import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.common.message.MessageQueue;
 
 /** Clients as programs set them up. */
 final class Clients {
@@ -27,6 +28,11 @@ final class Clients {
         producer.setSendMsgTimeout(5000);
         producer.start();
         return producer;
+    }
+
+    /** A new topic is on the name servers within a second of the answer, not with it. */
+    static List<MessageQueue> queues(DefaultMQProducer producer, String topic) throws Exception {
+        return Check.eventually(10, () -> producer.fetchPublishMessageQueues(topic));
     }
 
     static DefaultMQPullConsumer puller(String group) throws Exception {

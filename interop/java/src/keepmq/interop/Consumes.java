@@ -150,8 +150,7 @@ final class Consumes {
     private static void longPolling(DefaultMQProducer producer) throws Exception {
         String topic = "long-" + Interop.run;
         producer.send(Sends.message(topic, -1));
-        // A new topic is on the name servers within a second of the answer, not with it.
-        MessageQueue queue = Check.eventually(10, () -> producer.fetchPublishMessageQueues(topic)).get(0);
+        MessageQueue queue = Clients.queues(producer, topic).get(0);
         DefaultMQPullConsumer puller = Clients.puller("long-" + Interop.run);
         try (Check check = new Check("a held pull is answered when a message comes")) {
             long max = puller.maxOffset(queue);

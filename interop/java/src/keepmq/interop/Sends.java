@@ -50,11 +50,14 @@ final class Sends {
         return result;
     }
 
-    /** Messages with the keys of these numbers. */
-    static void some(DefaultMQProducer producer, String topic, int from, int to) throws Exception {
+    /** Messages with the keys of these numbers; the answer is how far the queues go then. */
+    static Map<Integer, Long> some(DefaultMQProducer producer, String topic, int from, int to) throws Exception {
+        Map<Integer, Long> ends = new HashMap<>();
         for (int number = from; number < to; number++) {
-            kept(producer.send(message(topic, number)));
+            SendResult result = kept(producer.send(message(topic, number)));
+            ends.merge(result.getMessageQueue().getQueueId(), result.getQueueOffset() + 1, Math::max);
         }
+        return ends;
     }
 
     static Set<String> keys(int from, int to) {
@@ -77,7 +80,7 @@ final class Sends {
         }
         try (Check check = new Check("synchronous sends to a chosen queue")) {
             Fields fields = new Fields(check);
-            List<MessageQueue> queues = producer.fetchPublishMessageQueues(topic);
+            List<MessageQueue> queues = Clients.queues(producer, topic);
             check.same("queues of the route", 4, queues.size());
             for (int number = 0; number < 20; number++) {
                 MessageQueue queue = queues.get(number % queues.size());
@@ -128,7 +131,7 @@ final class Sends {
         String topic = "batch-" + Interop.run;
         try (Check check = new Check("batches, every field of the result")) {
             producer.send(message(topic, -1));
-            MessageQueue queue = producer.fetchPublishMessageQueues(topic).get(0);
+            MessageQueue queue = Clients.queues(producer, topic).get(0);
             long expected = -1;
             for (int round = 0; round < 5; round++) {
                 List<Message> messages = new ArrayList<>();
@@ -161,7 +164,7 @@ final class Sends {
         String topic = "oneway-" + Interop.run;
         try (Check check = new Check("oneway sends arrive")) {
             producer.send(message(topic, -1));
-            MessageQueue queue = producer.fetchPublishMessageQueues(topic).get(0);
+            MessageQueue queue = Clients.queues(producer, topic).get(0);
             DefaultMQPullConsumer puller = Clients.puller("oneway-" + Interop.run);
             try {
                 long before = puller.maxOffset(queue);
@@ -189,7 +192,7 @@ final class Sends {
             }
             try {
                 Message odd = message(topic, 0);
-                MessageQueue queue = producer.fetchPublishMessageQueues(topic).get(0);
+                MessageQueue queue = Clients.queues(producer, topic).get(0);
                 MessageQueue beyond = new MessageQueue(topic, queue.getBrokerName(), 99);
                 check.that(false, "queue 99 was answered with " + producer.send(odd, beyond));
             } catch (MQBrokerException refusal) {
