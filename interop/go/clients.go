@@ -132,17 +132,27 @@ func (g *group) keys(member string) []string {
 	return all
 }
 
-// owners is how many queues each member was the last to receive from, since then.
+// owned is how many deliveries in a row make a member the owner of a queue.
+const owned = 5
+
+// owners is how many queues each member was the only one to receive from of late, since then.
 func (g *group) owners(since time.Time) map[string]int {
-	last := map[int]string{}
+	last, inARow := map[int]string{}, map[int]int{}
 	for _, d := range g.seen() {
-		if d.begin.After(since) {
-			last[d.queue] = d.member
+		if !d.begin.After(since) {
+			continue
 		}
+		if last[d.queue] != d.member {
+			inARow[d.queue] = 0
+		}
+		last[d.queue] = d.member
+		inARow[d.queue]++
 	}
 	owners := map[string]int{}
-	for _, member := range last {
-		owners[member]++
+	for queue, member := range last {
+		if inARow[queue] >= owned {
+			owners[member]++
+		}
 	}
 	return owners
 }

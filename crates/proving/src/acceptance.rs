@@ -11,10 +11,8 @@ use std::process::Command;
 /// Classes of RocketMQ's integration tests that need what is not built yet; all others are run.
 const NOT_YET: &[(&str, &str)] = &[
     ("client.consumer.broadcast.normal.BroadCastNormalMsgRecvFailIT", "send-back"),
-    ("client.consumer.broadcast.order.", "queue locks"),
     ("client.consumer.filter.SqlFilterIT", "SQL filters"),
     ("client.producer.batch.BatchSendIT", "queries by key"),
-    ("client.producer.order.", "queue locks"),
     ("client.producer.querymsg.QueryMsgByKeyIT", "queries by key"),
     ("client.producer.transaction.", "transactions"),
     ("delay.", "delayed messages"),

@@ -52,10 +52,15 @@ final class Group implements AutoCloseable {
         void leave() throws Exception;
     }
 
+    /** So many deliveries in a row make a member the owner of a queue. */
+    private static final int OWNED = 5;
+
     final String topic;
     private final Kind kind;
     private final ConcurrentLinkedQueue<Delivery> deliveries = new ConcurrentLinkedQueue<>();
     private final Map<Integer, Delivery> latest = new ConcurrentHashMap<>();
+    /** How many deliveries of a queue, up to the latest, were one member's. */
+    private final Map<Integer, Integer> inARow = new ConcurrentHashMap<>();
     private final Set<String> keys = ConcurrentHashMap.newKeySet();
     private final List<AutoCloseable> running = Collections.synchronizedList(new ArrayList<>());
 
@@ -105,11 +110,13 @@ final class Group implements AutoCloseable {
             String.valueOf(System.nanoTime())));
     }
 
-    private void took(String member, String line) {
+    private synchronized void took(String member, String line) {
         Delivery delivery = new Delivery(member, line);
         deliveries.add(delivery);
         keys.add(delivery.key);
-        latest.merge(delivery.queue, delivery, (old, young) -> young.begin > old.begin ? young : old);
+        Delivery before = latest.put(delivery.queue, delivery);
+        boolean again = before != null && before.member.equals(member);
+        inARow.merge(delivery.queue, 1, (count, one) -> again ? count + one : one);
     }
 
     /** One more in this process. */
@@ -198,11 +205,11 @@ final class Group implements AutoCloseable {
             + queues + " queues fairly, but have " + owners(since));
     }
 
-    /** How many queues every member was the last to receive from, since then. */
-    private Map<String, Integer> owners(long since) {
+    /** How many queues every member was the only one to receive from of late, since then. */
+    private synchronized Map<String, Integer> owners(long since) {
         Map<String, Integer> owned = new TreeMap<>();
         for (Delivery delivery : latest.values()) {
-            if (delivery.begin > since) {
+            if (delivery.begin > since && inARow.get(delivery.queue) >= OWNED) {
                 owned.merge(delivery.member, 1, Integer::sum);
             }
         }
