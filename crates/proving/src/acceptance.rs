@@ -10,7 +10,6 @@ use std::process::Command;
 
 /// Classes of RocketMQ's integration tests that need what is not built yet; all others are run.
 const NOT_YET: &[(&str, &str)] = &[
-    ("client.consumer.broadcast.normal.BroadCastNormalMsgRecvFailIT", "send-back"),
     ("client.consumer.filter.SqlFilterIT", "SQL filters"),
     ("client.producer.batch.BatchSendIT", "queries by key"),
     ("client.producer.querymsg.QueryMsgByKeyIT", "queries by key"),
