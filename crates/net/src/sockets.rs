@@ -496,7 +496,7 @@ mod tests {
             unread_bytes: 1 << 30,
             idle: Duration::from_secs(60),
         };
-        let mut sockets = Sockets::new(limits).unwrap();
+        let mut sockets = Sockets::new(limits, Connections::reserve(1), 0, Arc::new(Crowd::new(1))).unwrap();
         let address = sockets.listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let mut peer = std::net::TcpStream::connect(address).unwrap();
         let writer = std::thread::spawn(move || while peer.write_all(&[b'x'; 64 << 10]).is_ok() {});
