@@ -238,6 +238,7 @@ impl Sockets {
     pub(crate) fn read(&mut self, now: Mono) -> Vec<Touched> {
         let mut touched = Vec::with_capacity(self.ready.len());
         let mut left = TURN_BYTES;
+        let mut unfinished = Vec::new();
         for _ in 0..self.ready.len() {
             if left == 0 {
                 break;
@@ -254,11 +255,17 @@ impl Sockets {
             let (read, end) = connection.read(&mut self.scratch, CONNECTION_BYTES.min(left), now);
             left = left.saturating_sub(read);
             if connection.readable && end.is_none() {
-                enqueue(connection, slot, &mut self.ready);
+                unfinished.push(slot);
             }
             if read > 0 || end.is_some() {
                 touched.push(Touched { slot, end });
             }
+        }
+        // Not before: its slot may stand in the list a second time, for a connection that is gone, and what is read twice in a
+        // turn would be handled twice.
+        for slot in unfinished {
+            let connection = self.connections.at_mut(slot).expect("it was read a moment ago");
+            enqueue(connection, slot, &mut self.ready);
         }
         touched
     }
@@ -473,4 +480,38 @@ fn has_room(connection: &mut Connection, limit: usize, now: Mono) -> bool {
         connection.choked = connection.write(now).is_err() || connection.out.unsent() > most;
     }
     !connection.choked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_connection_in_the_place_of_another_is_read_once_a_turn() {
+        let limits = NetLimits {
+            frame_bytes: 1 << 20,
+            connections: 10,
+            unsent_bytes: 1 << 20,
+            unread_bytes: 1 << 30,
+            idle: Duration::from_secs(60),
+        };
+        let mut sockets = Sockets::new(limits, Connections::reserve(1), 0, Arc::new(Crowd::new(1))).unwrap();
+        let address = sockets.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut peer = std::net::TcpStream::connect(address).unwrap();
+        let writer = std::thread::spawn(move || while peer.write_all(&[b'x'; 64 << 10]).is_ok() {});
+        let mut unfinished = 0;
+        while unfinished < 20 {
+            sockets.wait(Duration::from_secs(10)).unwrap();
+            sockets.accept(Mono(0));
+            // As it is left behind by a connection that was in this slot, and was closed before it was read.
+            sockets.ready.push_front(0);
+            let touched = sockets.read(Mono(0));
+            assert!(touched.len() <= 1, "{touched:?}");
+            unfinished += u32::from(sockets.connections.at(0).is_some_and(|connection| connection.queued));
+            sockets.connections.at_mut(0).unwrap().incoming.clear();
+        }
+        drop(sockets);
+        writer.join().unwrap();
+    }
 }

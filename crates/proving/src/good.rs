@@ -173,9 +173,8 @@ fn read_on(
 }
 
 /// One line on what was seen in so long; and what good clients may not see. A broker that is busy says so and has stored
-/// nothing: that is counted, and no error. `quiet`: how long somebody had to wait when nothing else went on; a machine that
-/// does other things meanwhile is slow then, too.
-pub fn judge(what: &str, seen: &Seen, time: Duration, quiet: Duration) -> Result<String> {
+/// nothing: that is counted, and no error. `late`: nobody may have waited so long.
+pub fn judge(what: &str, seen: &Seen, time: Duration, late: Duration) -> Result<String> {
     let busy = seen.refused.get(&(ResponseCode::SystemBusy as i32)).map_or(0, |(count, _)| *count);
     let others: Vec<_> = seen.refused.iter().filter(|(code, _)| **code != ResponseCode::SystemBusy as i32).collect();
     let rate = seen.latencies.len() as f64 / time.as_secs_f64();
@@ -184,7 +183,6 @@ pub fn judge(what: &str, seen: &Seen, time: Duration, quiet: Duration) -> Result
     ensure!(others.is_empty(), "{line}; refused: {others:?}");
     ensure!(seen.unknown == 0, "{line}; {} answers left the outcome open", seen.unknown);
     ensure!(seen.broken == 0, "{line}; {} connections broke: {}", seen.broken, seen.why_broken);
-    let late = LATE + 3 * quiet;
     ensure!(seen.latencies.max() < late, "{line}; nobody may wait {late:.1?}");
     Ok(line)
 }
