@@ -18,12 +18,16 @@ pub(crate) struct Waiter {
     pub(crate) due: Mono,
 }
 
+/// Part of all places that one connection may take, and places that it may take in any case.
+const SHARE: usize = 8;
+const SHARE_MIN: usize = 64;
+
 /// Who waits on which queue until when.
 pub(crate) struct Parked {
     waiters: BTreeMap<u64, Waiter>,
     by_queue: BTreeMap<(Topic, u32), BTreeSet<u64>>,
     by_due: BTreeSet<(Mono, u64)>,
-    by_conn: BTreeSet<(Conn, u64)>,
+    by_conn: BTreeMap<Conn, BTreeSet<u64>>,
     next: u64,
     max: usize,
 }
@@ -34,7 +38,7 @@ impl Parked {
             waiters: BTreeMap::new(),
             by_queue: BTreeMap::new(),
             by_due: BTreeSet::new(),
-            by_conn: BTreeSet::new(),
+            by_conn: BTreeMap::new(),
             next: 0,
             max,
         }
@@ -44,8 +48,10 @@ impl Parked {
         self.waiters.len()
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.waiters.len() >= self.max
+    /// Whether nobody else may wait, or nobody else on this connection: one must not take the places of all.
+    pub(crate) fn is_full(&self, conn: Conn) -> bool {
+        let of_conn = self.by_conn.get(&conn).map_or(0, BTreeSet::len);
+        self.waiters.len() >= self.max || of_conn >= (self.max / SHARE).max(SHARE_MIN)
     }
 
     pub(crate) fn park(&mut self, waiter: Waiter) {
@@ -53,7 +59,7 @@ impl Parked {
         self.next += 1;
         self.by_queue.entry((waiter.topic.clone(), waiter.queue_id)).or_default().insert(id);
         self.by_due.insert((waiter.due, id));
-        self.by_conn.insert((waiter.to.conn, id));
+        self.by_conn.entry(waiter.to.conn).or_default().insert(id);
         self.waiters.insert(id, waiter);
     }
 
@@ -80,7 +86,11 @@ impl Parked {
             self.by_queue.remove(&queue);
         }
         self.by_due.remove(&(waiter.due, id));
-        self.by_conn.remove(&(waiter.to.conn, id));
+        let of_conn = self.by_conn.get_mut(&waiter.to.conn).expect("`park` has entered every waiter at its connection");
+        of_conn.remove(&id);
+        if of_conn.is_empty() {
+            self.by_conn.remove(&waiter.to.conn);
+        }
         Some(waiter)
     }
 
@@ -98,7 +108,7 @@ impl Parked {
 
     /// Forgets those of a connection that is gone.
     pub(crate) fn closed(&mut self, conn: Conn) {
-        while let Some((_, id)) = self.by_conn.range((conn, 0)..=(conn, u64::MAX)).next().copied() {
+        while let Some(id) = self.by_conn.get(&conn).and_then(|of_conn| of_conn.first().copied()) {
             self.take(id);
         }
     }

@@ -65,10 +65,12 @@ impl Pulling {
         };
         let limits = limits(pull, cx);
         let reply = match look(&pull.topic, queue_id, pull.offset, &filter, limits, cx) {
-            Look::Nothing(reply) if hold && PullFlags(pull.sys_flag).suspend() && !self.parked.is_full() => reply,
+            Look::Nothing(reply) if hold && PullFlags(pull.sys_flag).suspend() && !self.parked.is_full(from.conn) => {
+                reply
+            }
             look => {
                 let unheld = matches!(look, Look::Nothing(_)) && PullFlags(pull.sys_flag).suspend();
-                cx.counters.counts.pulls_not_parked += u64::from(unheld && self.parked.is_full());
+                cx.counters.counts.pulls_not_parked += u64::from(unheld && self.parked.is_full(from.conn));
                 answer(from, look, cx);
                 return true;
             }

@@ -30,12 +30,15 @@ pub(crate) struct Connections {
     free: Vec<usize>,
     /// Bytes that the connections hold for what they have received.
     held: usize,
+    /// Bytes that the connections have not taken yet.
+    owed: usize,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
     uses: u32,
     held: usize,
+    owed: usize,
     connection: Option<Box<Connection>>,
 }
 
@@ -49,7 +52,7 @@ impl Connections {
 
     /// None yet, of the shard with this number.
     pub(crate) fn new(shard: u64) -> Self {
-        Self { shard, slots: Vec::new(), free: Vec::new(), held: 0 }
+        Self { shard, slots: Vec::new(), free: Vec::new(), held: 0, owed: 0 }
     }
 
     /// Adds one, made by `make` under its new number, and answers its slot. `None`: there are as many as there can be.
@@ -74,6 +77,7 @@ impl Connections {
         let slot = self.slots.get_mut(index)?;
         let connection = slot.connection.take()?;
         self.held -= std::mem::take(&mut slot.held);
+        self.owed -= std::mem::take(&mut slot.owed);
         self.free.push(index);
         Some(connection)
     }
@@ -112,6 +116,24 @@ impl Connections {
         let now = slot.connection.as_ref().map_or(0, |connection| connection.incoming.capacity());
         self.held = self.held - slot.held + now;
         slot.held = now;
+    }
+
+    /// Bytes that the connections have not taken yet, as far as `owe` was told.
+    pub(crate) fn owed(&self) -> usize {
+        self.owed
+    }
+
+    /// Counts anew what one has not taken.
+    pub(crate) fn owe(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        let now = slot.connection.as_ref().map_or(0, |connection| connection.out.unsent());
+        self.owed = self.owed - slot.owed + now;
+        slot.owed = now;
+    }
+
+    /// The one that has not taken the most.
+    pub(crate) fn slowest(&self) -> Option<usize> {
+        self.indexes().max_by_key(|index| self.slots[*index].owed).filter(|index| self.slots[*index].owed > 0)
     }
 
     /// The one that holds the most.

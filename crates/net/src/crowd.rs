@@ -27,6 +27,11 @@ impl Crowd {
         }
     }
 
+    /// How many shards there are.
+    pub(crate) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
     /// Connections of all shards.
     pub(crate) fn connections(&self) -> usize {
         self.shards.iter().map(|share| share.connections.load(Ordering::Relaxed)).sum()

@@ -21,6 +21,9 @@ pub struct NetLimits {
     /// Unsent bytes of one connection: nothing more is read from it beyond this, and it is cut off at twice as much.
     /// More than the answers to all that one client may ask at once, or the client is cut off for asking.
     pub unsent_bytes: usize,
+    /// Unsent bytes of all connections together. From half of it on, connections are read from only while a thirty-second of
+    /// `unsent_bytes` waits for them; beyond it the one for which the most waits is cut off.
+    pub owed_bytes: usize,
     /// Bytes of incomplete frames, of all connections together. Beyond it the connection that holds the most is closed, of the
     /// shard that holds the most.
     pub unread_bytes: usize,

@@ -26,6 +26,8 @@ const SLOTS: usize = DOORS + DOORS_MAX;
 /// Bytes that one turn reads from one connection, and from all; what is left waits for the next turn.
 const CONNECTION_BYTES: usize = 256 << 10;
 const TURN_BYTES: usize = 4 << 20;
+/// When much is owed to all together, each may have this part of what it otherwise may.
+const SCARCE: usize = 32;
 /// Bytes of one read.
 const SCRATCH: usize = 64 << 10;
 /// Connections that one turn accepts.
@@ -238,6 +240,7 @@ impl Sockets {
     pub(crate) fn read(&mut self, now: Mono) -> Vec<Touched> {
         let mut touched = Vec::with_capacity(self.ready.len());
         let mut left = TURN_BYTES;
+        let patience = self.patience();
         let mut unfinished = Vec::new();
         for _ in 0..self.ready.len() {
             if left == 0 {
@@ -249,7 +252,7 @@ impl Sockets {
                 continue;
             }
             // A peer that does not take its answers is not asked for more questions; `write` takes it up again.
-            if connection.out.unsent() > self.limits.unsent_bytes {
+            if connection.out.unsent() > patience {
                 continue;
             }
             let (read, end) = connection.read(&mut self.scratch, CONNECTION_BYTES.min(left), now);
@@ -367,7 +370,7 @@ impl Sockets {
 
     /// One write for each connection that has something to send.
     pub(crate) fn write(&mut self, now: Mono) {
-        let limit = self.limits.unsent_bytes;
+        let (limit, patience) = (self.limits.unsent_bytes, self.patience());
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             let Some(connection) = self.connections.at_mut(slot) else { continue };
@@ -386,12 +389,35 @@ impl Sockets {
                     tracing::warn!(%peer, unsent, limit, others, "cutting off a peer that does not take its answers");
                 }
                 self.close(slot, "it did not take its answers");
-            } else if unsent <= limit && connection.readable {
-                enqueue(connection, slot, &mut self.ready);
+            } else {
+                if unsent <= patience && connection.readable {
+                    enqueue(connection, slot, &mut self.ready);
+                }
+                self.connections.owe(slot);
             }
         }
         // Its memory, for the next turn; closing adds nothing to it.
         self.dirty = dirty;
+        while self.connections.owed() > self.most_owed() {
+            let Some(slot) = self.connections.slowest() else { return };
+            let connection = self.connections.at(slot).expect("what is owed something is there");
+            if let Some(others) = self.cut_off.speak(now) {
+                let (peer, unsent, limit) = (connection.peer, connection.out.unsent(), self.limits.owed_bytes);
+                tracing::warn!(%peer, unsent, limit, others, "cutting off the slowest of too many who do not take their answers");
+            }
+            self.close(slot, "too many did not take their answers, and it was the slowest");
+        }
+    }
+
+    /// Unsent bytes of one shard's connections: its part of the process's.
+    fn most_owed(&self) -> usize {
+        self.limits.owed_bytes / self.crowd.shards()
+    }
+
+    /// Unsent bytes up to which a connection is read from.
+    fn patience(&self) -> usize {
+        let scarce = self.connections.owed() > self.most_owed() / 2;
+        if scarce { self.limits.unsent_bytes / SCARCE } else { self.limits.unsent_bytes }
     }
 
     /// Now and then: closes connections that were idle for too long, and takes memory back from those that are quiet.
@@ -493,6 +519,7 @@ mod tests {
             frame_bytes: 1 << 20,
             connections: 10,
             unsent_bytes: 1 << 20,
+            owed_bytes: 1 << 30,
             unread_bytes: 1 << 30,
             idle: Duration::from_secs(60),
         };

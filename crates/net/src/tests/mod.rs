@@ -14,6 +14,7 @@ const LIMITS: NetLimits = NetLimits {
     frame_bytes: 1 << 20,
     connections: 8,
     unsent_bytes: 1 << 20,
+    owed_bytes: 1 << 30,
     unread_bytes: 3 << 20,
     idle: Duration::from_secs(60),
 };

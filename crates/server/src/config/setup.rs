@@ -369,6 +369,7 @@ fn limits(settings: &Settings, frame_bytes: usize) -> Result<NetLimits, Failure>
         connections: usize::try_from(connections).expect("at most 65,536"),
         // One connection of a Java client carries the pulls of all its queues.
         unsent_bytes: 32 << 20,
+        owed_bytes: 256 << 20,
         // A dozen of the largest messages on their way in at once.
         unread_bytes: (64 << 20).max(4 * frame_bytes),
         idle: Duration::from_secs(settings.number("serverChannelMaxIdleTimeSeconds")),

@@ -1,6 +1,7 @@
 //! More than disk and memory take is refused before it is appended, and taken again as soon as they can.
 
 use super::*;
+use keepmq_protocol::seam::Conn;
 
 fn refused_for(world: &mut World, key: &str) -> u64 {
     let table = json_of(&world.ask(B, Request::RuntimeInfo));
@@ -66,18 +67,26 @@ fn buffers_that_are_full_refuse_and_name_their_limit() {
 }
 
 #[test]
-fn a_hundred_thousand_pulls_of_one_client_wait_and_one_more_is_answered_at_once() {
-    let mut world = World::new(BrokerConfig { max_parked: 100_000, ..config() });
+fn a_hundred_thousand_pulls_wait_no_client_takes_all_places_and_one_more_is_answered_at_once() {
+    const EACH: usize = 12_500;
+    let mut world = World::new(BrokerConfig { max_parked: 8 * EACH, ..config() });
     world.ask(A, create_topic("T", 1));
-    for _ in 0..100_000 {
-        world.send(A, Request::Pull(pull("T", 0, 0, "red")));
+    let hogs: Vec<Conn> = (100..108).map(Conn).collect();
+    for (index, hog) in hogs.iter().enumerate() {
+        world.event(Event::Opened { conn: *hog, peer: "10.0.0.9:50000".parse().unwrap() });
+        for _ in 0..EACH {
+            world.send(*hog, Request::Pull(pull("T", 0, 0, "red")));
+        }
+        assert!(world.replies.is_empty());
+        assert_eq!(told(&world.ask(*hog, Request::Pull(pull("T", 0, 0, "red")))), "19 0 ", "it has its share");
+        assert_eq!(refused_for(&mut world, "keepmqPullsNotParked"), index as u64 + 1);
     }
-    assert!(world.replies.is_empty());
-    assert_eq!(told(&world.ask(B, Request::Pull(pull("T", 0, 0, "*")))), "19 0 ");
-    assert_eq!(refused_for(&mut world, "keepmqPullsNotParked"), 1);
+    assert_eq!(told(&world.ask(B, Request::Pull(pull("T", 0, 0, "*")))), "19 0 ", "there is no place at all");
     world.ask(B, Request::Send(message("T", 0, "TAGS\u{1}blue\u{2}", b"x")));
     assert!(world.replies.is_empty(), "nobody wants it");
-    world.event(Event::Closed { conn: A });
+    for hog in hogs {
+        world.event(Event::Closed { conn: hog });
+    }
     assert_eq!(refused_for(&mut world, "keepmqParkedPulls"), 0);
     let again = world.send(B, Request::Pull(pull("T", 0, 1, "*")));
     assert_eq!(world.answer(again), None, "there is room again");
