@@ -1,16 +1,16 @@
 //! A broker's machine: a disk, and most of the time a process with its job lanes.
 
-use crate::checkers::{QueueKey, Speaker, key};
+use crate::checkers::{QueueKey, Speaker, key, records};
+use crate::decay::decay;
 use crate::disk::{DiskOp, Faults, SimDisk};
 use crate::faults::{Chaos, Demand, Scenario};
 use crate::host::{Directory, Host, Left};
-use crate::net::{LinkId, News};
+use crate::net::{Goodbye, LinkId, News};
 use crate::stage::{Due, MICRO, MILLI, NodeId, SECOND, Stage};
 use crate::trace::Rare;
 use crate::workload::{BODY_MAX, Lent, QUEUES, TOPICS};
 use keepmq_broker::{Broker, BrokerConfig, LiveConfig, OpenBrokerError, Serve, Task};
 use keepmq_protocol::frame::Form;
-use keepmq_protocol::record;
 use keepmq_protocol::seam::{CallId, Event, Exit};
 use keepmq_protocol::{Request, Response};
 use keepmq_store::{Files, Job, JobDone, Lane, LogReader, OpenError, ReadError, Served, Store, StoreConfig};
@@ -43,6 +43,8 @@ pub(crate) struct BrokerNode {
     /// Power cuts that still lie in wait for a job that is half done.
     ambushes: u32,
     pub(crate) state: Wanted,
+    /// Nobody is told when its power goes.
+    vanishes: bool,
     config: BrokerConfig,
     store: StoreConfig,
     demand: Demand,
@@ -111,7 +113,7 @@ impl BrokerNode {
             allow_client_relax: false,
             register_every: Duration::from_millis(scenario.register_every_ms),
             lite_pull: true,
-            client_timeout: Duration::from_secs(120),
+            client_timeout: Duration::from_millis(scenario.client_timeout_ms),
             max_parked: scenario.max_parked,
             max_topics: 1000,
             max_groups: 1000,
@@ -165,6 +167,7 @@ impl BrokerNode {
             broken: false,
             ambushes: scenario.ambushes,
             state: Wanted::Running,
+            vanishes: false,
             config,
             store,
             demand: scenario.demand,
@@ -344,16 +347,10 @@ impl BrokerNode {
         let commit = running.host.core.store().commit().0;
         match &read {
             Ok(Served::Records { bytes, .. }) => {
-                for piece in bytes {
-                    let mut rest = &piece[..];
-                    while let Ok(found) = record::decode_unchecked(rest) {
-                        let end = found.at.0 + found.bytes.len() as u64;
-                        if end > commit {
-                            lent.stage
-                                .blame("visible", format!("a record up to {end} is shown; committed is {commit}"));
-                        }
-                        rest = &rest[found.bytes.len()..];
-                    }
+                let ends =
+                    bytes.iter().flat_map(|piece| records(piece)).map(|found| found.at.0 + found.bytes.len() as u64);
+                if let Some(end) = ends.filter(|end| *end > commit).max() {
+                    lent.stage.blame("visible", format!("a record up to {end} is shown; committed is {commit}"));
                 }
             }
             Err(ReadError::Damaged { path, at, what }) => {
@@ -491,12 +488,10 @@ impl BrokerNode {
             Err(error) => return self.not_built(lent, &error),
         };
         self.note_snapshot(lent.stage, &ops, !found.tables.is_empty());
-        let shelf = &mut lent.books.shelves[self.node.0];
-        for id in shelf.opened(lent.stage, self.life, &found, &state, &self.disk) {
-            lent.books.note(lent.stage, keepmq_ledger::Entry::Excused { id });
-        }
+        lent.books.opened(lent.stage, self.speaker(), &found, &state, &self.disk);
         lent.net.set_life(self.node, Some(self.life));
-        let host = Host::new(core, self.node, self.life, self.skew, lent.net);
+        let patience = u64::try_from(self.config.live.flush_timeout.as_nanos()).expect("a flush timeout is short");
+        let host = Host::new(core, self.node, self.life, self.skew, lent.net, patience);
         let (flush, background) = (JobLane::default(), JobLane::default());
         self.running = Some(Running { host, files, reader, flush, background, stopping: false });
         let next = |queue| self.bounds(queue).map_or(0, |(_, next)| next);
@@ -576,7 +571,12 @@ impl BrokerNode {
                 }
             }
         }
-        self.process_ended(lent, power);
+        let goodbye = match power {
+            true if self.vanishes => Goodbye::Never,
+            true => Goodbye::Late,
+            false => Goodbye::Said,
+        };
+        self.process_ended(lent, goodbye);
         let shelf = &mut lent.books.shelves[self.node.0];
         if power {
             shelf.power_cut();
@@ -587,14 +587,14 @@ impl BrokerNode {
         self.boot_later(lent.stage);
     }
 
-    fn process_ended(&mut self, lent: &mut Lent<'_>, power: bool) {
+    fn process_ended(&mut self, lent: &mut Lent<'_>, goodbye: Goodbye) {
         self.ended_at = lent.stage.now;
         if let Some(running) = self.running.take() {
             let state = running.host.core.store().state();
             lent.books.shelves[self.node.0].process_ended(&state, &self.disk);
         }
         lent.net.set_life(self.node, None);
-        lent.net.process_ended(lent.stage, self.node, power);
+        lent.net.process_ended(lent.stage, self.node, goodbye);
     }
 
     fn exit(&mut self, lent: &mut Lent<'_>, exit: &Exit) {
@@ -606,7 +606,7 @@ impl BrokerNode {
                     lent.stage.blame("exit", "a broker that nobody stopped ends");
                 }
                 lent.stage.happened(Rare::CleanStop);
-                self.process_ended(lent, false);
+                self.process_ended(lent, Goodbye::Said);
                 lent.books.shelves[self.node.0].stopped_cleanly();
                 // What a clean stop has promised, no power cut takes back.
                 self.disk = if self.chance.one_in(2) { self.disk.power_cut() } else { self.disk.killed() };
@@ -623,7 +623,7 @@ impl BrokerNode {
                     lent.stage.blame("exit", format!("a broker gives up its disk although the disk is well: {why}"));
                 }
                 lent.stage.happened(Rare::Fenced);
-                self.process_ended(lent, false);
+                self.process_ended(lent, Goodbye::Said);
                 if self.chance.one_in(2) {
                     // What a failed sync has left behind shows when the power goes.
                     let delay = lent.stage.delay(300 * MILLI, 4 * SECOND);
@@ -646,10 +646,19 @@ impl BrokerNode {
             return;
         };
         running.stopping = true;
+        lent.books.shelves[self.node.0].stops = true;
         running.host.event(lent.stage, Event::Stop);
         lent.stage.line(format_args!("{:?} is asked to stop", self.node));
         lent.stage.after(60 * SECOND, Due::MustHaveStopped { node: self.node, life: self.life });
         self.settle(lent);
+    }
+
+    /// Its machine is switched off for good.
+    pub(crate) fn vanish(&mut self, lent: &mut Lent<'_>) {
+        if self.state == Wanted::Running {
+            (self.state, self.vanishes) = (Wanted::Retired, true);
+            self.crash(lent, true);
+        }
     }
 
     pub(crate) fn must_have_stopped(&mut self, lent: &mut Lent<'_>, life: u32) {
@@ -664,7 +673,7 @@ impl BrokerNode {
         let sure = self.synced.iter().rfind(|(at, _)| *at <= long_ago).map(|(_, synced)| *synced);
         match sure {
             Some(sure) if self.serves() && self.state == Wanted::Running && self.chance.one_in(2) => {
-                self.process_ended(lent, false);
+                self.process_ended(lent, Goodbye::Said);
                 self.disk = self.disk.killed();
                 self.rot(lent, sure.saturating_sub(2 * 512));
                 self.boot_later(lent.stage);
@@ -679,38 +688,9 @@ impl BrokerNode {
     /// bad cannot be told from what was torn.
     fn rot(&mut self, lent: &mut Lent<'_>, sure: u64) {
         self.state = Wanted::Running;
-        let dir = if self.chance.one_in(2) { "keepmq" } else { "commitlog" };
-        let files = self.disk.files(dir);
-        let last = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        let sure = |name: &str| name.parse().map_or(usize::MAX, |base: u64| sure.saturating_sub(base) as usize);
-        let files: Vec<_> = files
-            .into_iter()
-            .map(|(name, bytes)| {
-                let used = last(&bytes).min(sure(&name));
-                (name, used)
-            })
-            .filter(|(_, used)| *used > 0)
-            .collect();
-        if files.is_empty() {
-            return;
+        if decay(lent.stage, &mut self.chance, &self.disk, sure) {
+            lent.books.shelves[self.node.0].rotten = true;
         }
-        let (name, used) = self.chance.pick(&files).clone();
-        let at = self.chance.below(used as u64) as usize;
-        let other = self.chance.below(used as u64) as usize / 512 * 512;
-        let kind = self.chance.below(4);
-        let path = format!("{dir}/{name}");
-        lent.stage.line(format_args!("{path} goes bad at {at} of {used}, kind {kind}"));
-        self.disk.rot(&path, |bytes| match kind {
-            0 => bytes[at] ^= 1 << (at % 8),
-            // A write that was lost, one that went astray, bytes that were hit.
-            1 => bytes[at / 512 * 512..].iter_mut().take(512).for_each(|byte| *byte = 0),
-            2 => {
-                bytes
-                    .copy_within(other..(other + 512).min(used), (at / 512 * 512).min(bytes.len().saturating_sub(512)));
-            }
-            _ => bytes[at..].iter_mut().take(16).for_each(|byte| *byte ^= 0x5A),
-        });
-        lent.books.shelves[self.node.0].rotten = true;
     }
 
     // ---- faults ---------------------------------------------------------------------------------------------------------
@@ -758,7 +738,7 @@ impl BrokerNode {
     /// Starts it again when everything else is over, to see what it has kept.
     pub(crate) fn wake(&mut self, lent: &mut Lent<'_>) {
         if self.state == Wanted::Retired {
-            self.state = Wanted::Running;
+            (self.state, self.vanishes) = (Wanted::Running, false);
             self.boot(lent);
         }
     }

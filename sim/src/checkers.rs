@@ -2,13 +2,16 @@
 //! something. Each has a name that a violation carries.
 
 use crate::disk::{DiskOp, SimDisk};
+use crate::groups::Groups;
+use crate::net::LinkId;
+use crate::register::{Question, Register};
 use crate::stage::Stage;
 use crate::trace::Rare;
 use crate::workload::TOPICS;
 use keepmq_ledger::{Answer, Entry, Finding, Ledger};
 use keepmq_protocol::message::{find, property};
 use keepmq_protocol::record::{self, Found};
-use keepmq_protocol::{BrokerName, LogOffset, MessageQueue, QueueOffset, Topic};
+use keepmq_protocol::{BrokerName, LogOffset, MessageQueue, QueueOffset, ResponseCode, Topic};
 use keepmq_store::{Flush, Recovered, StoreState};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,6 +36,20 @@ pub(crate) struct Books {
     timed_out_at: BTreeMap<u64, QueueOffset>,
     /// Places that a broker has said are damaged.
     reported: BTreeSet<(MessageQueue, u64)>,
+    offsets: BTreeMap<Place, Register>,
+    /// Commits that wanted no answer, by connection and number: the next answer there says that they have come.
+    told: BTreeMap<LinkId, Vec<(i32, Commit)>>,
+    pub(crate) groups: Groups,
+}
+
+/// Where a group has an offset: on a broker, for a group, in a queue.
+pub(crate) type Place = (usize, &'static str, QueueKey);
+
+/// A commit of an offset.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Commit {
+    place: Place,
+    nth: usize,
 }
 
 /// What is known of one broker.
@@ -48,8 +65,10 @@ pub(crate) struct Shelf {
     kept: BTreeMap<u64, Message>,
     /// Shown to a consumer.
     seen: BTreeMap<(QueueKey, u64), Message>,
-    /// Confirmed offsets of groups, and the life in which they were confirmed.
-    confirmed: BTreeMap<(String, QueueKey), (i64, u32)>,
+    /// It stops: what is said to it without a wish for an answer may be ignored.
+    pub(crate) stops: bool,
+    /// When it has started last.
+    pub(crate) started: u64,
     /// What must be there when the store is opened next.
     before: Option<Before>,
     /// Queues from which retention has taken everything.
@@ -83,6 +102,15 @@ pub(crate) fn key(topic: &str, queue: u32) -> Option<QueueKey> {
     TOPICS.iter().find(|known| **known == topic).map(|known| (*known, queue))
 }
 
+/// The records in what a reader was given, up to what is none.
+pub(crate) fn records(mut bytes: &[u8]) -> impl Iterator<Item = record::Record<'_>> {
+    std::iter::from_fn(move || {
+        let found = record::decode_unchecked(bytes).ok()?;
+        bytes = &bytes[found.bytes.len()..];
+        Some(found)
+    })
+}
+
 /// The id that a body carries.
 pub(crate) fn id_of(body: &[u8]) -> u64 {
     body.first_chunk().map_or(u64::MAX, |id| u64::from_be_bytes(*id))
@@ -102,6 +130,9 @@ impl Books {
             timed_out: BTreeMap::new(),
             timed_out_at: BTreeMap::new(),
             reported: BTreeSet::new(),
+            offsets: BTreeMap::new(),
+            told: BTreeMap::new(),
+            groups: Groups::default(),
         }
     }
 
@@ -213,23 +244,115 @@ impl Books {
         }
     }
 
-    /// A group's offset was confirmed.
-    pub(crate) fn confirmed(&mut self, by: Speaker, group: &str, queue: QueueKey, offset: i64) {
-        let shelf = &mut self.shelves[by.broker];
-        if !shelf.is_void(by.life, u64::MAX) {
-            shelf.confirmed.insert((group.to_owned(), queue), (offset, by.life));
+    /// An offset is being committed; `told`: without a wish for an answer.
+    pub(crate) fn commit(
+        &mut self,
+        place: Place,
+        offset: i64,
+        (link, opaque): (LinkId, i32),
+        told: bool,
+        now: u64,
+    ) -> Commit {
+        let nth = self.offsets.entry(place).or_default().write(Some(offset), link, now);
+        let commit = Commit { place, nth };
+        if told {
+            self.told.entry(link).or_default().push((opaque, commit));
+        }
+        commit
+    }
+
+    /// A topic is being deleted on a broker, and with it every group's offsets there.
+    pub(crate) fn deleting(&mut self, broker: usize, topic: &str, link: LinkId, now: u64) -> Vec<Commit> {
+        let gone = self.offsets.iter_mut().filter(|((on, _, queue), _)| *on == broker && queue.0 == topic);
+        gone.map(|(place, register)| Commit { place: *place, nth: register.write(None, link, now) }).collect()
+    }
+
+    /// A commit is there: `kept` says whether it stays there.
+    fn committed(&mut self, by: Speaker, commit: Commit, kept: bool, now: u64) {
+        let void = self.shelves[by.broker].is_void(by.life, u64::MAX);
+        if let Some(register) = self.offsets.get_mut(&commit.place).filter(|_| !void) {
+            register.done(commit.nth, now, by.life, kept);
         }
     }
 
-    /// Everything that was confirmed by a broker.
-    pub(crate) fn all_confirmed(&self, broker: usize) -> Vec<(String, QueueKey, i64)> {
-        let confirmed = self.shelves[broker].confirmed.iter();
-        confirmed.map(|((group, queue), (offset, _))| (group.clone(), *queue, *offset)).collect()
+    /// A commit has its answer.
+    pub(crate) fn commit_answered(&mut self, by: Speaker, commit: Commit, code: Option<ResponseCode>, now: u64) {
+        match code {
+            Some(ResponseCode::Success) => self.committed(by, commit, true, now),
+            Some(ResponseCode::FlushDiskTimeout) => {}
+            _ => self.refused(commit),
+        }
     }
 
-    /// What was confirmed for a group so far.
-    pub(crate) fn confirmed_offset(&self, broker: usize, group: &str, queue: QueueKey) -> Option<(i64, u32)> {
-        self.shelves[broker].confirmed.get(&(group.to_owned(), queue)).copied()
+    /// A pull that carried a commit has its answer. The commit is done when the pull has passed its checks, and may be ignored
+    /// when the queue does not reach so far or the broker stops.
+    pub(crate) fn pull_committed(&mut self, by: Speaker, commit: Commit, code: Option<ResponseCode>, now: u64) {
+        use ResponseCode::{PullNotFound, PullRetryImmediately, Success};
+        let passed = matches!(code, Some(Success | PullNotFound | PullRetryImmediately));
+        if passed && !self.shelves[by.broker].stops {
+            self.committed(by, commit, false, now);
+        }
+    }
+
+    /// It was refused.
+    fn refused(&mut self, commit: Commit) {
+        if let Some(register) = self.offsets.get_mut(&commit.place) {
+            register.refused(commit.nth);
+        }
+    }
+
+    /// Somebody has answered a question: whatever came before it on the same connection has come, too.
+    pub(crate) fn spoke(&mut self, link: LinkId, opaque: i32, by: Speaker, now: u64) {
+        let Some(told) = self.told.get_mut(&link) else { return };
+        let before = told.iter().take_while(|(number, _)| *number < opaque).count();
+        let come: Vec<_> = told.drain(..before).collect();
+        for (_, commit) in come {
+            // It is ignored where there is no such topic, or by a broker that stops.
+            if !self.shelves[by.broker].stops && !self.deleted.contains(commit.place.2.0) {
+                self.committed(by, commit, false, now);
+            }
+        }
+    }
+
+    /// Whether a group's offset may be this.
+    pub(crate) fn check_offset(&mut self, stage: &mut Stage, place: Place, found: Option<i64>, by: Question) {
+        let register = self.offsets.entry(place).or_default();
+        if register.allows(found, by) {
+            if register.survived(found, by.life) {
+                stage.happened(Rare::CommitSurvived);
+            }
+            return;
+        }
+        let (choice, (_, group, queue)) = (register.choice(by), place);
+        stage.blame("offset-kept", format!("{group} at {queue:?} is said to be at {found:?}; it can be at {choice:?}"));
+    }
+
+    /// Every place with an offset on a broker.
+    pub(crate) fn places(&self, broker: usize) -> Vec<Place> {
+        self.offsets.keys().filter(|(on, ..)| *on == broker).copied().collect()
+    }
+
+    /// A broker has opened its store again.
+    pub(crate) fn opened(
+        &mut self,
+        stage: &mut Stage,
+        by: Speaker,
+        found: &Recovered,
+        state: &StoreState,
+        disk: &SimDisk,
+    ) {
+        let shelf = &mut self.shelves[by.broker];
+        (shelf.stops, shelf.started) = (false, stage.now);
+        let voids = shelf.void.len();
+        let excused = shelf.opened(stage, by.life, found, state, disk);
+        if shelf.void.len() > voids {
+            let here = self.offsets.iter_mut().filter(|((broker, ..), _)| *broker == by.broker);
+            here.for_each(|(_, register)| register.forget());
+            self.groups.forgotten(by.broker);
+        }
+        for id in excused {
+            self.note(stage, Entry::Excused { id });
+        }
     }
 
     /// A reader was told that this offset cannot be read.
@@ -270,7 +393,8 @@ impl Shelf {
             failed_sync: false,
             kept: BTreeMap::new(),
             seen: BTreeMap::new(),
-            confirmed: BTreeMap::new(),
+            stops: false,
+            started: 0,
             before: None,
             emptied: BTreeMap::new(),
             latest_wall: i64::MIN,
@@ -347,8 +471,14 @@ impl Shelf {
         }
     }
 
-    /// The store has been opened again: is everything there that must be, and nothing else?
-    pub(crate) fn opened(
+    /// Whether a message of this topic was answered with OK.
+    pub(crate) fn has_kept(&self, topic: &str) -> bool {
+        self.kept.values().any(|message| message.queue.0 == topic)
+    }
+
+    /// The store has been opened again: is everything there that must be, and nothing else? Gives the messages that are
+    /// lost as the contract allows.
+    fn opened(
         &mut self,
         stage: &mut Stage,
         life: u32,
@@ -380,7 +510,6 @@ impl Shelf {
             // ASYNC_FLUSH and a power cut: what lies behind the new end is given up, and its offsets are free.
             excused = self.kept.split_off(&end).into_values().map(|message| message.id).collect();
             self.seen.retain(|_, message| message.at < end);
-            self.confirmed.clear();
             self.void.push((life - 1, end));
             if !excused.is_empty() {
                 stage.happened(Rare::AsyncTailLost);

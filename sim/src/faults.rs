@@ -2,6 +2,7 @@
 //! demands instead.
 
 use crate::disk::Faults;
+use crate::member::{Leave, Mode};
 use crate::stage::{Due, MILLI, NodeId, SECOND, Stage};
 use keepmq_store::Flush;
 use keepmq_world::Chance;
@@ -17,6 +18,8 @@ pub(crate) enum Chaos {
     Stop(NodeId),
     /// An operator stops a broker for good.
     Retire(NodeId),
+    /// A broker's machine is switched off for good, and nobody is told.
+    Vanish(NodeId),
     /// A name server is killed and starts again, knowing nothing.
     NameServer(NodeId),
     /// A link is cut or stalls.
@@ -65,6 +68,12 @@ pub(crate) struct Scenario {
     pub(crate) flush_timeout_ms: u64,
     pub(crate) register_every_ms: u64,
     pub(crate) broker_timeout_ms: u64,
+    /// Silent clients are forgotten after so long.
+    pub(crate) client_timeout_ms: u64,
+    /// The members of consumer groups, and when they go.
+    pub(crate) members: Vec<(Mode, Vec<Absence>)>,
+    /// What one member does when everything is well.
+    pub(crate) last_leave: Option<Leave>,
     pub(crate) auto_create: bool,
     pub(crate) max_parked: usize,
     /// Messages that each client sends.
@@ -75,6 +84,8 @@ pub(crate) struct Scenario {
     pub(crate) batch: u64,
     /// Longest pause between two acts of a client.
     pub(crate) pause: u64,
+    /// Requests of one client that may wait for an answer.
+    pub(crate) window: usize,
     /// How long a client rests before it sends the last third: long enough for retention to take what there is.
     pub(crate) rest: u64,
     /// Power cuts that wait until a job is half done.
@@ -82,6 +93,14 @@ pub(crate) struct Scenario {
     /// When everything is well again.
     pub(crate) heal_at: u64,
     pub(crate) chaos: Vec<(u64, Chaos)>,
+}
+
+/// A member of a group goes, and comes again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Absence {
+    from: u64,
+    leave: Leave,
+    long: u64,
 }
 
 /// Which faults a universe has.
@@ -105,7 +124,7 @@ impl Scenario {
         let burst = chance.one_in(4);
         let mut scenario = Self {
             brokers,
-            name_servers: 1 + usize::from(chance.one_in(2)),
+            name_servers: 1 + (chance.below(4) / 2 + chance.below(2)) as usize,
             clients: 2 + chance.below(4) as usize,
             demand: if kinds.rot { Demand::Detect } else { Demand::Keep },
             flush,
@@ -120,12 +139,16 @@ impl Scenario {
             flush_timeout_ms: *chance.pick(&[50, 1_000, 5_000]),
             register_every_ms: *chance.pick(&[500, 2_000, 10_000]),
             broker_timeout_ms: *chance.pick(&[20_000, 120_000]),
+            client_timeout_ms: *chance.pick(&[12_000, 12_000, 120_000]),
+            members: Vec::new(),
+            last_leave: None,
             auto_create: !chance.one_in(6),
             max_parked: if chance.one_in(10) { 2 } else { 1000 },
             sends: 10 + chance.below(40) as u32,
             body: *chance.pick(&[60, 400, 2_000, 6_000]),
             batch: if chance.one_in(6) { 60 } else { 6 },
             pause: if burst { 6 * MILLI } else { *chance.pick(&[60, 250]) * MILLI },
+            window: 24,
             rest: if chance.one_in(5) { 10 * SECOND } else { 0 },
             ambushes: if kinds.power { chance.below(4) as u32 } else { 0 },
             heal_at: SECOND * (3 + chance.below(9)),
@@ -137,8 +160,52 @@ impl Scenario {
             scenario.segment_bytes = 64 * 1024;
             scenario.body = 6_000;
         }
+        match chance.below(9) {
+            0..=2 => scenario.gather(chance),
+            3 => scenario.flood(chance),
+            _ => {}
+        }
         scenario.plan(kinds, chance);
         scenario
+    }
+
+    /// Everybody sends more than the disk takes, which is slow just then.
+    fn flood(&mut self, chance: &mut Chance) {
+        (self.window, self.pause, self.body) = (100, 2 * MILLI, 3_000);
+        self.sends = 80 + chance.below(80) as u32;
+        self.buffer_bytes = *chance.pick(&[48, 256]) * 1024;
+        self.flush_timeout_ms = *chance.pick(&[300, 1_000]);
+        for broker in 0..self.brokers {
+            self.chaos.push((SECOND / 20 + chance.below(SECOND), Chaos::Slow(NodeId(broker), 4 * SECOND)));
+        }
+    }
+
+    /// Consumer groups come together. For some there is time enough that locks and silent members are forgotten.
+    fn gather(&mut self, chance: &mut Chance) {
+        if chance.one_in(3) {
+            self.heal_at += SECOND * (20 + chance.below(50));
+        }
+        let mode = *chance.pick(&[Mode::Shared, Mode::Ordered, Mode::Ordered]);
+        let mut modes = vec![mode; 2 + chance.below(2) as usize];
+        if chance.one_in(4) {
+            modes.push(Mode::Broadcast);
+        }
+        for mode in modes {
+            let mut absences = Vec::new();
+            for _ in 0..chance.below(3) {
+                let from = SECOND + chance.below(self.heal_at - SECOND);
+                let long = *chance.pick(&[SECOND, 4 * SECOND, 15 * SECOND, 40 * SECOND]);
+                let leave = *chance.pick(&[Leave::Politely, Leave::Closing, Leave::Silently]);
+                absences.push(Absence { from, leave, long });
+            }
+            self.members.push((mode, absences));
+        }
+        self.last_leave = *chance.pick(&[
+            None,
+            Some(Leave::Politely),
+            Some(Leave::Closing),
+            if self.client_timeout_ms < 100_000 { Some(Leave::Silently) } else { None },
+        ]);
     }
 
     fn plan(&mut self, kinds: Kinds, chance: &mut Chance) {
@@ -204,7 +271,9 @@ impl Scenario {
             add(Chaos::Rot(*chance.pick(&brokers)));
         }
         if self.brokers > 1 && chance.one_in(2) {
-            add(Chaos::Retire(brokers[1]));
+            let vanishes = chance.one_in(2);
+            add(if vanishes { Chaos::Vanish(brokers[1]) } else { Chaos::Retire(brokers[1]) });
+            self.broker_timeout_ms = if vanishes { 20_000 } else { self.broker_timeout_ms };
         }
     }
 
@@ -214,6 +283,16 @@ impl Scenario {
             stage.at(*when, Due::Chaos(*chaos));
         }
         stage.at(self.heal_at, Due::Heal);
+        let first = self.brokers + self.name_servers + self.clients;
+        for (nth, (_, absences)) in self.members.iter().enumerate() {
+            let node = NodeId(first + nth);
+            let begin = stage.chance.below(2 * SECOND);
+            stage.at(begin, Due::Come { node });
+            for Absence { from, leave, long } in absences {
+                stage.at(*from, Due::Leave { node, leave: *leave });
+                stage.at(*from + *long, Due::Come { node });
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::net::{LinkId, Net, News};
 use crate::stage::{Due, MICRO, NodeId, Stage};
 use crate::trace::Rare;
-use keepmq_protocol::frame::{self, Caller, FRAME_MAX, Form};
+use keepmq_protocol::frame::{self, Caller, FRAME_MAX, Form, Frame, FrameError};
 use keepmq_protocol::seam::{CallError, CallId, Conn, Core, Effect, Event, Exit, Outcome};
 use keepmq_protocol::{Request, Response};
 use keepmq_world::Mono;
@@ -48,6 +48,8 @@ pub(crate) struct Host<C: Core> {
     next_opaque: i32,
     /// Requests that wait for an answer.
     asked: BTreeMap<(Conn, i32), Asked>,
+    /// Longest time that an answer may take.
+    patience: u64,
     /// Connections that have ended: nobody waits there any more, once this turn's answers are made.
     closed: Vec<Conn>,
     /// The simulator itself asks: on this connection, and this was the answer.
@@ -55,10 +57,14 @@ pub(crate) struct Host<C: Core> {
     probed: Option<Response>,
 }
 
+/// Requests that are held, or whose answer is read from the disk: PULL_MESSAGE, LITE_PULL_MESSAGE, VIEW_MESSAGE_BY_ID.
+const HELD: [i32; 3] = [11, 361, 33];
+
 /// A request that waits for its answer.
 #[derive(Clone, Debug)]
 struct Asked {
     code: i32,
+    at: u64,
     /// A pull that takes whatever comes: its topic, queue and offset.
     pull: Option<(String, i32, i64)>,
     /// There was something for it when somebody looked last.
@@ -85,8 +91,9 @@ pub(crate) enum Left<W> {
 }
 
 impl<C: Core> Host<C> {
-    pub(crate) fn new(core: C, node: NodeId, life: u32, skew: i64, net: &mut Net) -> Self {
+    pub(crate) fn new(core: C, node: NodeId, life: u32, skew: i64, net: &mut Net, patience: u64) -> Self {
         Self {
+            patience,
             core,
             node,
             life,
@@ -148,9 +155,9 @@ impl<C: Core> Host<C> {
     }
 
     fn request(&mut self, stage: &mut Stage, conn: Conn, bytes: &[u8]) {
-        let frame = match frame::cut(bytes, FRAME_MAX).map(|raw| raw.map(|raw| frame::read(&raw))) {
-            Ok(Some(Ok(frame))) => frame,
-            other => return stage.blame("codec", format!("a frame that we wrote cannot be read: {other:?}")),
+        let frame = match open(bytes) {
+            Ok(frame) => frame,
+            Err(why) => return stage.blame("codec", format!("a frame that we wrote cannot be read: {why}")),
         };
         let from = frame.caller(conn);
         match Request::read(&frame) {
@@ -162,7 +169,8 @@ impl<C: Core> Host<C> {
                     _ => None,
                 };
                 if !from.oneway {
-                    self.asked.insert((conn, from.opaque), Asked { code: frame.code, pull, served: false });
+                    self.asked
+                        .insert((conn, from.opaque), Asked { code: frame.code, at: stage.now, pull, served: false });
                 }
                 self.event(stage, Event::Request { from, request });
             }
@@ -171,12 +179,14 @@ impl<C: Core> Host<C> {
     }
 
     fn answer(&mut self, stage: &mut Stage, bytes: &[u8]) {
-        let Some(response) = read_response(bytes) else {
-            return stage.blame("codec", "an answer that we wrote cannot be read");
+        let frame = match open(bytes) {
+            Ok(frame) => frame,
+            Err(why) => return stage.blame("codec", format!("an answer that we wrote cannot be read: {why}")),
         };
         // An answer to a call that was given up before is nobody's.
-        if let Some(calling) = self.calls.remove(&response.0) {
-            self.event(stage, Event::Answered { call: calling.call, outcome: Ok(response.1) });
+        if let Some(calling) = self.calls.remove(&frame.opaque) {
+            let outcome = Ok(Response::read(&frame));
+            self.event(stage, Event::Answered { call: calling.call, outcome });
         }
     }
 
@@ -223,9 +233,8 @@ impl<C: Core> Host<C> {
             match effect {
                 Effect::Reply { to, response } => left.extend(self.reply(stage, net, &to, &response)),
                 Effect::Push { conn, request } => {
-                    let mut bytes = Vec::new();
                     self.next_opaque += 1;
-                    frame::write_request(&mut bytes, self.next_opaque, Form::Json, true, &request);
+                    let bytes = to_bytes(self.next_opaque, Form::Json, true, &request);
                     stage.line(format_args!("{:?} tells {conn:?} {}", self.node, request.code()));
                     net.send(stage, LinkId(conn.0), true, bytes);
                 }
@@ -277,8 +286,7 @@ impl<C: Core> Host<C> {
             (None, None) => return stage.blame("call", format!("{:?} calls {peer}, which is nobody", self.node)),
         };
         self.next_opaque += 1;
-        let mut bytes = Vec::new();
-        frame::write_request(&mut bytes, self.next_opaque, Form::Json, false, request);
+        let bytes = to_bytes(self.next_opaque, Form::Json, false, request);
         stage.trace.bytes(&bytes);
         self.calls.insert(self.next_opaque, Calling { call, link, peer });
         net.send(stage, link, false, bytes);
@@ -297,7 +305,7 @@ impl<C: Core> Host<C> {
             return None;
         }
         let link = LinkId(to.conn.0);
-        let Some(Asked { code, .. }) = self.asked.remove(&(to.conn, to.opaque)) else {
+        let Some(Asked { code, at, .. }) = self.asked.remove(&(to.conn, to.opaque)) else {
             if net.open_at_acceptor(link) && !self.inbox.iter().any(|(on, _)| *on == link) {
                 let (conn, opaque) = (to.conn, to.opaque);
                 stage.blame(
@@ -307,6 +315,11 @@ impl<C: Core> Host<C> {
             }
             return None;
         };
+        let waited = stage.now - at;
+        if waited > self.patience && !HELD.contains(&code) {
+            let waited = waited as f64 / 1e9;
+            stage.blame("timely", format!("{link:?}/{} ({code}) is answered after {waited} s", to.opaque));
+        }
         let mut bytes = Vec::new();
         frame::write_response_head(&mut bytes, to, response);
         response.body.iter().for_each(|piece| bytes.extend_from_slice(piece));
@@ -316,7 +329,7 @@ impl<C: Core> Host<C> {
             stage.happened(Rare::BinaryHeader);
         }
         if to.conn == self.probe {
-            self.probed = read_response(&bytes).map(|(_, response)| response);
+            self.probed = open(&bytes).ok().map(|frame| Response::read(&frame));
         } else {
             net.send(stage, link, true, bytes);
         }
@@ -342,9 +355,7 @@ impl<C: Core> Host<C> {
         self.probed = None;
         let peer = SocketAddr::from(([10, 0, 3, 1], 50_000));
         self.event(stage, Event::Opened { conn: self.probe, peer });
-        let mut bytes = Vec::new();
-        frame::write_request(&mut bytes, 1, form, false, request);
-        self.request(stage, self.probe, &bytes);
+        self.request(stage, self.probe, &to_bytes(1, form, false, request));
     }
 
     /// A tool asks, and will have its answer when [`Left::Answered`] names this link.
@@ -352,9 +363,7 @@ impl<C: Core> Host<C> {
         let link = net.unused_link();
         let peer = SocketAddr::from(([10, 0, 3, 2], 50_000));
         self.event(stage, Event::Opened { conn: Conn(link.0), peer });
-        let mut bytes = Vec::new();
-        frame::write_request(&mut bytes, 1, Form::Json, false, request);
-        self.request(stage, Conn(link.0), &bytes);
+        self.request(stage, Conn(link.0), &to_bytes(1, Form::Json, false, request));
         link
     }
 
@@ -370,8 +379,20 @@ impl<C: Core> Host<C> {
     }
 }
 
-/// The number and the content of a response frame.
-pub(crate) fn read_response(bytes: &[u8]) -> Option<(i32, Response)> {
-    let frame = frame::read(&frame::cut(bytes, FRAME_MAX).ok()??).ok()?;
-    frame.is_response().then(|| (frame.opaque, Response::read(&frame)))
+/// Reads one whole frame.
+pub(crate) fn open(bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
+    let raw = frame::cut(bytes, FRAME_MAX)?;
+    frame::read(&raw.ok_or_else(|| FrameError::Header("it is not complete".to_owned()))?)
+}
+
+/// A request as a frame.
+pub(crate) fn to_bytes(opaque: i32, form: Form, oneway: bool, request: &Request<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame::write_request(&mut bytes, opaque, form, oneway, request);
+    bytes
+}
+
+/// The body of a response, in one piece.
+pub(crate) fn body_of(response: &Response) -> Vec<u8> {
+    response.body.concat()
 }

@@ -9,18 +9,23 @@
 //!
 //! A checker has a name. `kept-not-lost`, `log-is-prefix`, `log-unreadable`, `erased`, `batch-whole`, `dense`, `seen-then-gone`,
 //! `retention`, `open` look at a store each time it is opened again; `visible`, `order`, `bad-bytes`, `offset-reused`, `position-reused`,
-//! `timeout-place`, `offset-kept`, `one-answer`, `right-answer`, `codec`, `call`, `exit`, `read`, `woken`, `kv` at what is said while
-//! it runs; `routes`, `search`, `view`, `liveness` and `ledger` (the verdict) at what is true when everything is well again.
+//! `timeout-place`, `offset-kept`, `one-answer`, `right-answer`, `codec`, `call`, `exit`, `read`, `woken`, `timely`, `notice`,
+//! `one-owner`, `lock-stuck`, `kv` at what is said while it runs; `routes`, `search`, `view`, `liveness` and `ledger` (the verdict) at what is true when everything is well again.
 #![forbid(unsafe_code)]
 
 mod broker_node;
 mod checkers;
+mod decay;
+mod desk;
 mod disk;
 mod faults;
+mod groups;
 mod host;
 mod kv_desk;
+mod member;
 mod name_node;
 mod net;
+mod register;
 mod stage;
 mod trace;
 mod universe;

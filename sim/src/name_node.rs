@@ -1,9 +1,9 @@
 //! A name server's machine. What it must list is what it has confirmed to those who still live; on disk it keeps only its
 //! key-value configuration (`kv_desk.rs`).
 
-use crate::host::{Host, Left};
+use crate::host::{Host, Left, body_of};
 use crate::kv_desk::{KvDesk, NAMESPACE};
-use crate::net::{LinkId, News};
+use crate::net::{Goodbye, LinkId, News};
 use crate::stage::{Due, MILLI, NodeId, SECOND};
 use crate::trace::Rare;
 use crate::workload::Lent;
@@ -11,13 +11,15 @@ use keepmq_nameserver::{Done, KvSaved, LiveConfig, NameServer, NameServerConfig,
 use keepmq_protocol::body::{ClusterInfo, RouteData};
 use keepmq_protocol::frame::Form;
 use keepmq_protocol::json;
-use keepmq_protocol::request::{KvName, RouteInfo};
+use keepmq_protocol::request::{DeleteTopic, KvName, RouteInfo};
 use keepmq_protocol::seam::{CallId, Event, Exit};
 use keepmq_protocol::{Request, Response};
 use keepmq_world::Chance;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// Two saves of a slow disk; everything else takes no time.
+const ANSWERS_WITHIN: u64 = 15 * SECOND;
 /// REGISTER_BROKER and UNREGISTER_BROKER.
 const REGISTER: i32 = 103;
 const UNREGISTER: i32 = 104;
@@ -86,7 +88,7 @@ impl NameNode {
         self.life += 1;
         let core = NameServer::new(self.config.clone(), self.desk.read(lent.stage), self.chance.word());
         lent.net.set_life(self.node, Some(self.life));
-        self.running = Some(Host::new(core, self.node, self.life, 0, lent.net));
+        self.running = Some(Host::new(core, self.node, self.life, 0, lent.net, ANSWERS_WITHIN));
         self.settle(lent);
     }
 
@@ -100,7 +102,7 @@ impl NameNode {
         self.dialled_by.clear();
         self.confirmed.clear();
         lent.net.set_life(self.node, None);
-        lent.net.process_ended(lent.stage, self.node, false);
+        lent.net.process_ended(lent.stage, self.node, Goodbye::Said);
         self.boot_later(lent);
     }
 
@@ -264,12 +266,21 @@ impl NameNode {
         }
     }
 
+    /// A tool takes a topic out of the routes, as it does when it has deleted it on the brokers.
+    pub(crate) fn delete_route(&mut self, lent: &mut Lent<'_>, topic: &str) {
+        let request = Request::DeleteTopicRoute(DeleteTopic { topic: topic.into(), cluster: None });
+        if self.probe(lent, &request).is_some_and(|response| !response.is_ok()) {
+            lent.stage.blame("routes", format!("{:?} does not take {topic} out of the routes", self.node));
+        }
+    }
+
     /// In the end: every broker that serves is listed with its address and its topics, no other is.
     pub(crate) fn check_converged(
         &mut self,
         lent: &mut Lent<'_>,
         brokers: &[BrokerFacts<'_>],
         topics: &[(NodeId, &str)],
+        absent: &[(NodeId, &str)],
     ) {
         self.check_kv(lent);
         let Some(info) = self.cluster(lent) else {
@@ -290,27 +301,26 @@ impl NameNode {
                 _ => {}
             }
         }
-        for (node, topic) in topics {
+        let absent = absent.iter().map(|topic| (topic, false));
+        for ((node, topic), wanted) in topics.iter().map(|topic| (topic, true)).chain(absent) {
             let Some(broker) = brokers.iter().find(|broker| broker.node == *node && broker.life.is_some()) else {
                 continue;
             };
             let request = Request::RouteInfo(RouteInfo { topic: (*topic).into(), standard_json: Some(true) });
             let response = self.probe(lent, &request);
-            let body: Vec<u8> = response.iter().flat_map(|response| response.body.iter().flatten().copied()).collect();
+            let body = response.as_ref().map(body_of).unwrap_or_default();
             let route = json::parse::<RouteData>(&body).unwrap_or_default();
-            if !route.queue_datas.iter().any(|queue| queue.broker_name == broker.name) {
-                lent.stage.blame(
-                    "routes",
-                    format!("{:?} has no route to {topic} at {}: {response:?}", self.node, broker.name),
-                );
+            if route.queue_datas.iter().any(|queue| queue.broker_name == broker.name) != wanted {
+                let (node, name) = (self.node, broker.name);
+                let what = if wanted { "has no route" } else { "still has a route" };
+                lent.stage.blame("routes", format!("{node:?} {what} to {topic} at {name}: {response:?}"));
             }
         }
     }
 
     fn cluster(&mut self, lent: &mut Lent<'_>) -> Option<ClusterInfo> {
         let response = self.probe(lent, &Request::ClusterInfo)?;
-        let body: Vec<u8> = response.body.iter().flatten().copied().collect();
-        json::parse(&body).ok()
+        json::parse(&body_of(&response)).ok()
     }
 
     fn probe(&mut self, lent: &mut Lent<'_>, request: &Request<'_>) -> Option<Response> {

@@ -73,6 +73,17 @@ enum Item {
 const DIALLER: usize = 0;
 const ACCEPTOR: usize = 1;
 
+/// Whether those at the other end hear that a process has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Goodbye {
+    /// Its system tells them.
+    Said,
+    /// The power was cut: they find out after a while.
+    Late,
+    /// They find out when they say something.
+    Never,
+}
+
 #[derive(Default)]
 pub(crate) struct Net {
     links: BTreeMap<LinkId, Link>,
@@ -221,6 +232,17 @@ impl Net {
         self.links.get(&link).is_some_and(|link| link.accepted && link.ends[ACCEPTOR].open)
     }
 
+    /// Whether everything that was sent over a link since then has arrived by now.
+    pub(crate) fn was_well(&self, link: LinkId, since: u64) -> bool {
+        let well = |link: &Link| !link.dead && link.stalled_until <= since && link.ends.iter().all(|end| end.open);
+        self.links.get(&link).is_some_and(well)
+    }
+
+    /// Whether a link that is not over yet has been cut or stalled since then.
+    pub(crate) fn was_disturbed(&self, link: LinkId, since: u64) -> bool {
+        self.links.get(&link).is_some_and(|link| link.dead || link.stalled_until > since)
+    }
+
     fn forget_if_over(&mut self, id: LinkId) {
         if self.links.get(&id).is_some_and(|link| {
             link.ends.iter().all(|end| !end.open) && (link.dead || link.lanes.iter().all(VecDeque::is_empty))
@@ -230,7 +252,7 @@ impl Net {
     }
 
     /// The process at `node` is gone. Its system says goodbye for it, or cannot when the power is gone.
-    pub(crate) fn process_ended(&mut self, stage: &mut Stage, node: NodeId, power_cut: bool) {
+    pub(crate) fn process_ended(&mut self, stage: &mut Stage, node: NodeId, goodbye: Goodbye) {
         let ids: Vec<LinkId> =
             self.links.iter().filter(|(_, l)| l.ends.iter().any(|e| e.node == node)).map(|(id, _)| *id).collect();
         for id in ids {
@@ -248,7 +270,9 @@ impl Net {
             if !link.ends[mine].open {
                 continue;
             }
-            if power_cut {
+            if goodbye == Goodbye::Never {
+                link.ends[mine].open = false;
+            } else if goodbye == Goodbye::Late {
                 link.ends[mine].open = false;
                 if stage.chance.one_in(2) {
                     link.lanes[1 - mine].clear();
@@ -423,7 +447,7 @@ mod tests {
         net.set_life(SERVER, Some(2));
         let link = net.dial(&mut stage, CLIENT, SERVER);
         assert_eq!(settle(&mut stage, &mut net), "opened");
-        net.process_ended(&mut stage, SERVER, true);
+        net.process_ended(&mut stage, SERVER, Goodbye::Late);
         net.set_life(SERVER, Some(3));
         net.send(&mut stage, link, false, b"x".to_vec());
         assert_eq!(settle(&mut stage, &mut net), "ended(true)");
@@ -436,7 +460,7 @@ mod tests {
         assert_eq!(settle(&mut stage, &mut net), "opened");
         net.hold_back(&mut stage, CLIENT, SERVER, SECOND);
         net.send(&mut stage, link, false, b"late".to_vec());
-        net.process_ended(&mut stage, CLIENT, false);
+        net.process_ended(&mut stage, CLIENT, Goodbye::Said);
         let words = settle(&mut stage, &mut net);
         assert!(words == "late closed" || words == "closed", "{words}");
         let until = stage.now + SECOND;

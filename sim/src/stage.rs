@@ -1,6 +1,8 @@
 //! The clock, the agenda and the notebook that every part of a universe is lent.
 
 use crate::faults::Chaos;
+use crate::groups::Change;
+use crate::member::Leave;
 use crate::net::LinkId;
 use crate::trace::{Counts, RARE, Rare, Trace};
 use keepmq_broker::Serve;
@@ -52,6 +54,12 @@ pub(crate) enum Due {
     Client { node: NodeId },
     /// A client gives up waiting for an answer.
     AnswerLate { node: NodeId, opaque: i32 },
+    /// A member of a group comes.
+    Come { node: NodeId },
+    /// A member of a group goes.
+    Leave { node: NodeId, leave: Leave },
+    /// Those whom a change of their group concerns must have heard of it.
+    Noticed(Box<Change>),
     /// Something goes wrong.
     Chaos(Chaos),
     /// Everything is well again.

@@ -87,6 +87,7 @@ rare! {
     FullRefused = "a full disk refused a new file",
     FullRecovered = "a disk that was full took messages again",
     BusyRefused = "SYSTEM_BUSY was answered",
+    TakenAgain = "a message was taken after others were refused as too much",
     FlushTimeout = "FLUSH_DISK_TIMEOUT was answered",
     TimedOutAppeared = "a message answered with FLUSH_DISK_TIMEOUT appeared",
     TimedOutLost = "a message answered with FLUSH_DISK_TIMEOUT never appeared",
@@ -110,6 +111,7 @@ rare! {
     AsyncTailLost = "ASYNC_FLUSH lost its unsynced tail in a power cut",
     UnackedSurvived = "a message without an answer survived a crash",
     CleanStop = "a broker stopped cleanly",
+    DeletedUnrouted = "a deleted topic was in no route",
     BrokerGone = "a stopped broker left the routes",
     TopicDeleted = "a topic was deleted",
     TopicCreatedAgain = "a deleted topic was created again",
@@ -120,6 +122,10 @@ rare! {
     WallSteppedBack = "a wall clock was set back",
     CommitSurvived = "a confirmed consumer offset survived a crash",
     ClientsTold = "a client was told that the members of its group changed",
+    MemberExpired = "a silent member was forgotten",
+    LockRefused = "a lock was refused",
+    LockPassedOn = "a lock passed from one member to another",
+    GroupSettled = "the members of a group agreed again",
 }
 
 /// How often each rare thing happened.

@@ -2,17 +2,19 @@
 //! was well again, or until a checker has found something.
 
 use crate::broker_node::{BrokerNode, Wanted};
-use crate::checkers::{Books, QueueKey, Shelf, id_of, key};
+use crate::checkers::{Books, QueueKey, Shelf, id_of, key, records};
 use crate::faults::{Chaos, Demand, Scenario};
-use crate::host::Directory;
+use crate::host::{Directory, body_of};
+use crate::member::{Member, Mode};
 use crate::name_node::{BrokerFacts, NameNode};
-use crate::net::{Arrival, Net};
+use crate::net::{Arrival, LinkId, Net};
+use crate::register::Question;
 use crate::stage::{Due, MILLI, NodeId, SECOND, Stage, Violation};
 use crate::trace::{Counts, Rare};
-use crate::workload::{Client, Lent, QUEUES, Shape, TOPICS};
+use crate::workload::{Client, DELETED, Lent, QUEUES, Shape, TOPICS};
 use keepmq_ledger::Entry;
 use keepmq_protocol::message::{property, push};
-use keepmq_protocol::record::{self, Found};
+use keepmq_protocol::record;
 use keepmq_protocol::request::{
     MaxOffset, MinOffset, Pull, QueryOffset, SearchOffset, Send, SendHeader, SendVia, ViewMessage,
 };
@@ -46,11 +48,29 @@ struct Universe {
     brokers: Vec<BrokerNode>,
     name_servers: Vec<NameNode>,
     clients: Vec<Client>,
+    members: Vec<Member>,
+    /// When the members of a group changed last.
+    changed_at: u64,
     healed_at: Option<u64>,
+    /// Deleted topics that a tool has taken out of all routes.
+    unrouted: Vec<(NodeId, &'static str)>,
     /// When the clients had sent and read everything.
     quiet_at: Option<u64>,
     finished: bool,
     found: BTreeSet<u64>,
+}
+
+/// What somebody is lent: everything but the machines.
+macro_rules! lent {
+    ($universe:ident) => {
+        Lent {
+            shape: $universe.shape(),
+            stage: &mut $universe.stage,
+            net: &mut $universe.net,
+            books: &mut $universe.books,
+            directory: &$universe.directory,
+        }
+    };
 }
 
 /// Runs one seed. With `print`, every line of the trace goes to standard output.
@@ -87,7 +107,7 @@ impl Universe {
             directory.add(NodeId(scenario.brokers + nth), address(1, nth, 9_876));
         }
         let first_client = scenario.brokers + scenario.name_servers;
-        for nth in 0..scenario.clients {
+        for nth in 0..scenario.clients + scenario.members.len() {
             directory.add(NodeId(first_client + nth), address(2, nth, 0));
         }
         let mut brokers = Vec::new();
@@ -109,7 +129,10 @@ impl Universe {
             brokers,
             name_servers,
             clients: Vec::new(),
+            members: Vec::new(),
+            changed_at: 0,
             healed_at: None,
+            unrouted: Vec::new(),
             quiet_at: None,
             finished: false,
             found: BTreeSet::new(),
@@ -118,6 +141,9 @@ impl Universe {
         let shape = universe.shape();
         let client = |nth| Client::new(NodeId(first_client + nth), nth, shape, universe.scenario.sends);
         universe.clients = (0..universe.scenario.clients).map(client).collect();
+        let first_member = first_client + universe.scenario.clients;
+        let member = |(nth, (mode, _)): (usize, &(Mode, _))| Member::new(NodeId(first_member + nth), *mode);
+        universe.members = universe.scenario.members.iter().enumerate().map(member).collect();
         universe
     }
 
@@ -132,6 +158,9 @@ impl Universe {
             self.net.set_life(client.node, Some(1));
             self.stage.at(MILLI, Due::Client { node: client.node });
         }
+        for member in &self.members {
+            self.net.set_life(member.node, Some(1));
+        }
         self.scenario.announce(&mut self.stage);
     }
 
@@ -144,46 +173,40 @@ impl Universe {
             batch: self.scenario.batch,
             pause: self.scenario.pause,
             rest: self.scenario.rest,
+            window: self.scenario.window,
+            beat_every: (self.scenario.client_timeout_ms * MILLI / 4).min(30 * SECOND),
+            client_timeout: self.scenario.client_timeout_ms * MILLI,
             healed_at: self.healed_at,
         }
     }
 
     /// One broker, and what it is lent.
     fn broker(&mut self, node: NodeId, act: impl FnOnce(&mut BrokerNode, &mut Lent<'_>)) {
-        let shape = self.shape();
-        let mut lent = Lent {
-            stage: &mut self.stage,
-            net: &mut self.net,
-            books: &mut self.books,
-            directory: &self.directory,
-            shape,
-        };
+        let mut lent = lent!(self);
         act(&mut self.brokers[node.0], &mut lent);
     }
 
     fn name_server(&mut self, node: NodeId, act: impl FnOnce(&mut NameNode, &mut Lent<'_>, &[BrokerFacts<'_>])) {
-        let shape = self.shape();
         let facts: Vec<_> = self.brokers.iter().map(facts).collect();
-        let mut lent = Lent {
-            stage: &mut self.stage,
-            net: &mut self.net,
-            books: &mut self.books,
-            directory: &self.directory,
-            shape,
-        };
-        act(&mut self.name_servers[node.0 - shape.brokers], &mut lent, &facts);
+        let first = self.brokers.len();
+        let mut lent = lent!(self);
+        act(&mut self.name_servers[node.0 - first], &mut lent, &facts);
     }
 
     fn client(&mut self, node: NodeId, act: impl FnOnce(&mut Client, &mut Lent<'_>)) {
-        let shape = self.shape();
-        let mut lent = Lent {
-            stage: &mut self.stage,
-            net: &mut self.net,
-            books: &mut self.books,
-            directory: &self.directory,
-            shape,
-        };
-        act(&mut self.clients[node.0 - shape.brokers - shape.name_servers], &mut lent);
+        let first = self.brokers.len() + self.name_servers.len();
+        let mut lent = lent!(self);
+        act(&mut self.clients[node.0 - first], &mut lent);
+    }
+
+    fn member(&mut self, node: NodeId, act: impl FnOnce(&mut Member, &mut Lent<'_>)) {
+        let first = self.brokers.len() + self.name_servers.len() + self.clients.len();
+        let mut lent = lent!(self);
+        act(&mut self.members[node.0 - first], &mut lent);
+    }
+
+    fn is_client(&self, node: NodeId) -> bool {
+        node.0 < self.brokers.len() + self.name_servers.len() + self.clients.len()
     }
 
     fn is_broker(&self, node: NodeId) -> bool {
@@ -235,8 +258,21 @@ impl Universe {
                 b.look_at_space(lent.stage);
                 b.space(lent, life);
             }),
-            Due::Client { node } => self.client(node, Client::act),
-            Due::AnswerLate { node, opaque } => self.client(node, |c, lent| c.late(lent, opaque)),
+            Due::Client { node } if self.is_client(node) => self.client(node, Client::act),
+            Due::Client { node } => self.member(node, Member::act),
+            Due::AnswerLate { node, opaque } if self.is_client(node) => {
+                self.client(node, |c, lent| c.late(lent, opaque));
+            }
+            Due::AnswerLate { node, opaque } => self.member(node, |m, lent| m.late(lent, opaque)),
+            Due::Come { node } => {
+                self.changed_at = self.stage.now;
+                self.member(node, Member::come);
+            }
+            Due::Leave { node, leave } => {
+                self.changed_at = self.stage.now;
+                self.member(node, |m, lent| m.leave(lent, leave));
+            }
+            Due::Noticed(change) => self.books.groups.check_noticed(&mut self.stage, &self.net, &change),
             Due::Chaos(chaos) => self.chaos(chaos),
             Due::Heal => self.heal(),
             Due::Review => self.review(),
@@ -249,8 +285,10 @@ impl Universe {
             self.broker(node, |b, lent| b.arrived(lent, link, news));
         } else if self.is_name_server(node) {
             self.name_server(node, |n, lent, facts| n.arrived(lent, link, news, facts));
-        } else {
+        } else if self.is_client(node) {
             self.client(node, |c, lent| c.arrived(lent, link, news));
+        } else {
+            self.member(node, |m, lent| m.arrived(lent, link, news));
         }
     }
 
@@ -264,6 +302,7 @@ impl Universe {
             Chaos::PowerCut(node) => self.crash(node, true),
             Chaos::Stop(node) => self.broker(node, |b, lent| b.stop(lent, Wanted::Running)),
             Chaos::Retire(node) => self.broker(node, |b, lent| b.stop(lent, Wanted::Retired)),
+            Chaos::Vanish(node) => self.broker(node, BrokerNode::vanish),
             Chaos::Rot(node) => self.broker(node, BrokerNode::decay),
             Chaos::NameServer(node) => self.name_server(node, |n, lent, _| n.crash(lent)),
             Chaos::Link => self.net.trouble(&mut self.stage),
@@ -301,6 +340,11 @@ impl Universe {
         for nth in 0..self.name_servers.len() {
             self.name_server(NodeId(self.brokers.len() + nth), |n, lent, _| n.boot_later(lent));
         }
+        if let (Some(leave), Some(first)) = (self.scenario.last_leave, self.members.first()) {
+            let node = first.node;
+            self.changed_at = self.stage.now + 3 * SECOND;
+            self.stage.at(self.changed_at, Due::Leave { node, leave });
+        }
         self.stage.after(500 * MILLI, Due::Review);
     }
 
@@ -321,10 +365,24 @@ impl Universe {
             }
             return self.end();
         }
-        match self.unfinished() {
-            None => self.quiet_at = Some(now),
-            Some(what) if now > healed + 120 * SECOND => {
-                return self.stage.blame("liveness", format!("two minutes after everything was well again: {what}"));
+        // Members forget and are forgotten, and then share out again; locks of an earlier life are waited for.
+        let patience = self.members.first().map_or(120 * SECOND, |_| 160 * SECOND + self.shape().client_timeout);
+        match self.unfinished().or_else(|| self.undivided()) {
+            None => {
+                if !self.members.is_empty() {
+                    self.stage.happened(Rare::GroupSettled);
+                }
+                self.quiet_at = Some(now);
+                // A name server keeps the route of a deleted topic until a tool takes it out; then no broker brings it back.
+                self.unrouted = self.deleted_topics();
+                for nth in 0..self.name_servers.len() * usize::from(!self.unrouted.is_empty()) {
+                    let node = NodeId(self.brokers.len() + nth);
+                    self.name_server(node, |n, lent, _| n.delete_route(lent, DELETED));
+                }
+            }
+            Some(what) if now > healed.max(self.changed_at) + patience => {
+                let long = (now - healed) / SECOND;
+                return self.stage.blame("liveness", format!("{long} s after everything was well again: {what}"));
             }
             Some(_) => {}
         }
@@ -354,6 +412,39 @@ impl Universe {
                 && reader.at != Some(next)
             {
                 return Some(format!("the reader of {:?} is at {:?}, the queue at {next}", reader.queue, reader.at));
+            }
+        }
+        None
+    }
+
+    /// What keeps the groups from sharing all queues out and consuming them.
+    fn undivided(&self) -> Option<String> {
+        if self.stage.now < self.changed_at {
+            return Some("a member is still to go".to_owned());
+        }
+        if !self.brokers.iter().any(BrokerNode::serves) {
+            return None;
+        }
+        for member in self.members.iter().filter(|member| member.is_here()) {
+            let here = self.members.iter().filter(|other| other.is_here() && other.mode == member.mode);
+            let mut ids: Vec<String> = here.map(Member::id).collect();
+            ids.sort_unstable();
+            let mut wanted = member.mine(&ids, self.brokers.len());
+            wanted.sort_unstable();
+            let (mine, id): (Vec<_>, _) = (member.progress().map(|(key, _)| key).collect(), member.id());
+            if mine != wanted {
+                return Some(format!("{id} consumes {mine:?}; of {ids:?} it is to consume {wanted:?}"));
+            }
+            if self.scenario.demand == Demand::Detect {
+                continue;
+            }
+            for ((broker, queue), at) in member.progress() {
+                // What is on a broker that is gone is nobody's.
+                if let Some((_, next)) = self.brokers[broker].bounds(queue)
+                    && at != Some(next)
+                {
+                    return Some(format!("{id} is at {at:?} of {queue:?} on broker {broker}, which has {next}"));
+                }
             }
         }
         None
@@ -492,7 +583,7 @@ impl Universe {
                 at += 1;
                 continue;
             }
-            let bytes: Vec<u8> = response.body.iter().flatten().copied().collect();
+            let bytes = body_of(&response);
             let by = self.brokers[nth].speaker();
             let Some(key) = key(topic, queue) else { return };
             let after = self.books.pulled(&mut self.stage, by, key, at, false, &bytes);
@@ -509,21 +600,16 @@ impl Universe {
         }
     }
 
-    /// No confirmed offset of a group has gone back.
+    /// No group's offset was lost.
     fn check_offsets(&mut self, nth: usize) {
-        for (group, (topic, queue), confirmed) in self.books.all_confirmed(nth) {
-            let request = Request::QueryOffset(QueryOffset {
-                group: group.as_str().into(),
-                topic: topic.into(),
-                queue_id: queue as i32,
-                zero_if_not_found: None,
-            });
-            let offset = self.ask(nth, &request).and_then(|response| response.field::<i64>("offset").ok());
-            if offset.is_none_or(|offset| offset < confirmed) {
-                let what =
-                    format!("{group} at {topic} queue {queue} is said to be at {offset:?}; confirmed was {confirmed}");
-                self.stage.blame("offset-kept", what);
-            }
+        for place in self.books.places(nth) {
+            let (_, group, (topic, queue)) = place;
+            let (group, topic, queue_id) = (group.into(), topic.into(), queue as i32);
+            let request = Request::QueryOffset(QueryOffset { group, topic, queue_id, zero_if_not_found: Some(false) });
+            let since = self.stage.now;
+            let found = self.ask(nth, &request).and_then(|response| response.field::<i64>("offset").ok());
+            let by = Question { link: LinkId(0), since, life: self.brokers[nth].speaker().life };
+            self.books.check_offset(&mut self.stage, place, found, by);
         }
     }
 
@@ -546,7 +632,7 @@ impl Universe {
                 self.stage.blame("search", what);
             }
             let view = Request::ViewMessage(ViewMessage { topic: Some(topic.into()), offset: at as i64 });
-            let body: Vec<u8> = self.ask(nth, &view).iter().flat_map(|r| r.body.iter().flatten().copied()).collect();
+            let body = self.ask(nth, &view).as_ref().map(body_of).unwrap_or_default();
             let viewed = record::decode_unchecked(&body).map(|record| (record.at.0, record.queue_offset.0));
             if viewed != Ok((at, offset)) {
                 self.stage
@@ -561,18 +647,30 @@ impl Universe {
         self.books.note(&mut self.stage, Entry::Removed { queue, below });
     }
 
-    /// Writes down what was read. `records` gets offset, time and position of each.
-    fn observe(&mut self, bytes: &[u8], queue: &MessageQueue, records: &mut Vec<(u64, i64, u64)>) {
-        let mut rest = bytes;
-        while let Ok(Found::Record(found)) = record::decode_unchecked(rest).map(Found::Record) {
+    /// Writes down what was read. `places` gets offset, time and position of each.
+    fn observe(&mut self, bytes: &[u8], queue: &MessageQueue, places: &mut Vec<(u64, i64, u64)>) {
+        for found in records(bytes) {
             let id = id_of(found.body);
             self.found.insert(id);
-            records.push((found.queue_offset.0, found.stored.0, found.at.0));
+            places.push((found.queue_offset.0, found.stored.0, found.at.0));
             let checksum = record::crc(found.body);
             let entry = Entry::Observed { queue: queue.clone(), offset: found.queue_offset, id, checksum };
             self.books.note(&mut self.stage, entry);
-            rest = &rest[found.bytes.len()..];
         }
+    }
+
+    /// Topics that brokers have deleted.
+    fn deleted_topics(&mut self) -> Vec<(NodeId, &'static str)> {
+        let mut deleted = Vec::new();
+        for nth in 0..self.brokers.len() * usize::from(self.books.deleted.contains(DELETED)) {
+            let known = self.ask(nth, &Request::AllTopics).filter(Response::is_ok);
+            let named = |body: Vec<u8>| String::from_utf8_lossy(&body).contains(&format!("\"{DELETED}\""));
+            if known.is_some_and(|response| !named(body_of(&response))) {
+                self.stage.happened(Rare::DeletedUnrouted);
+                deleted.push((NodeId(nth), DELETED));
+            }
+        }
+        deleted
     }
 
     fn check_routes(&mut self) {
@@ -582,9 +680,11 @@ impl Universe {
             .flat_map(|broker| TOPICS.iter().filter(|topic| broker.knows(topic)).map(|topic| (broker.node, *topic)))
             .filter(|(_, topic)| !self.books.deleted.contains(topic))
             .collect();
+        let mut absent = self.deleted_topics();
+        absent.retain(|topic| self.unrouted.contains(topic));
         for nth in 0..self.name_servers.len() {
             let node = NodeId(self.brokers.len() + nth);
-            self.name_server(node, |n, lent, facts| n.check_converged(lent, facts, &served));
+            self.name_server(node, |n, lent, facts| n.check_converged(lent, facts, &served, &absent));
         }
     }
 }

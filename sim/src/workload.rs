@@ -1,14 +1,15 @@
 //! Scripted clients: they send, pull, commit, ask and create, at the level of the protocol, and tell the books what they
 //! were told.
 
-use crate::checkers::{Books, QueueKey, Speaker};
-use crate::host::{Directory, read_response};
+use crate::checkers::{Books, Commit, QueueKey, Speaker};
+use crate::desk::{Desk, Heard, Waiting};
+use crate::host::{Directory, body_of};
 use crate::net::{LinkId, Net, News};
+use crate::register::Question;
 use crate::stage::{Due, MILLI, NodeId, SECOND, Stage};
 use crate::trace::Rare;
 use keepmq_ledger::{Answer, Entry};
 use keepmq_protocol::body::{ConsumerData, Heartbeat, ProducerData, Subscription};
-use keepmq_protocol::frame::{self, FRAME_MAX, Form};
 use keepmq_protocol::message::{BatchItem, property, push, push_batch_item};
 use keepmq_protocol::record::crc;
 use keepmq_protocol::request::{
@@ -16,19 +17,18 @@ use keepmq_protocol::request::{
     RouteInfo, SearchOffset, Send, SendHeader, SendVia, TopicStats, Unregister, UpdateOffset, ViewMessage,
 };
 use keepmq_protocol::{Request, Response, ResponseCode, Topic};
-use std::collections::{BTreeMap, BTreeSet};
 
 /// The topics of every universe: made by a client, made by a send, deleted and made again, seldom used.
 pub(crate) const TOPICS: [&str; 4] = ["made", "auto", "gone", "rare"];
-const DELETED: &str = "gone";
+pub(crate) const DELETED: &str = "gone";
 const SELDOM: &str = "rare";
 /// Queues of each topic.
 pub(crate) const QUEUES: u32 = 2;
 /// Largest body that the brokers take.
 pub(crate) const BODY_MAX: usize = 24 * 1024;
-/// Requests of one client that may wait for an answer.
-const WINDOW: usize = 24;
-const PATIENCE: u64 = 15 * SECOND;
+pub(crate) const PATIENCE: u64 = 15 * SECOND;
+/// Every client reads as a group of its own.
+const READERS: [&str; 6] = ["g0", "g1", "g2", "g3", "g4", "g5"];
 
 /// What a client is lent.
 pub(crate) struct Lent<'u> {
@@ -49,6 +49,11 @@ pub(crate) struct Shape {
     pub(crate) batch: u64,
     pub(crate) pause: u64,
     pub(crate) rest: u64,
+    /// Requests of one client that may wait for an answer.
+    pub(crate) window: usize,
+    /// How often members of groups send heartbeats, and after what silence brokers forget them.
+    pub(crate) beat_every: u64,
+    pub(crate) client_timeout: u64,
     /// When everything was well again.
     pub(crate) healed_at: Option<u64>,
 }
@@ -56,34 +61,26 @@ pub(crate) struct Shape {
 pub(crate) struct Client {
     pub(crate) node: NodeId,
     index: usize,
-    links: BTreeMap<NodeId, LinkId>,
-    next_opaque: i32,
-    waiting: BTreeMap<i32, Waiting>,
-    answered: BTreeSet<i32>,
+    desk: Desk<Ask>,
     /// Messages still to be sent.
     sends: u32,
     /// It rests when no more than so many are left.
     rests_at: Option<u32>,
     sent: u64,
+    /// A message was refused as too much, and none was taken since.
+    refused: bool,
     /// Topics that it still has to create.
     creates: Vec<(usize, &'static str)>,
     pub(crate) readers: Vec<Reader>,
 }
 
-struct Waiting {
-    ask: Ask,
-    link: LinkId,
-    broker: usize,
-    since: u64,
-}
-
 enum Ask {
     Send(Parcel),
-    Pull { reader: usize, from: u64, held: Option<u64> },
-    Query { reader: usize, confirmed: Option<(i64, u32)> },
-    Commit { reader: usize, offset: i64 },
+    Pull { reader: usize, from: u64, held: Option<u64>, commit: Option<Commit> },
+    Query { reader: usize },
+    Commit(Commit),
     Create { topic: &'static str },
-    Delete,
+    Delete(Vec<Commit>),
     Other,
 }
 
@@ -104,14 +101,12 @@ struct Parcel {
 pub(crate) struct Reader {
     pub(crate) broker: usize,
     pub(crate) queue: QueueKey,
-    group: String,
+    group: &'static str,
     filter: Option<&'static str>,
     /// The next offset wanted; `None`: must be asked for.
     pub(crate) at: Option<u64>,
     busy: bool,
     not_before: u64,
-    /// Highest offset it has tried to commit.
-    highest: i64,
 }
 
 impl Client {
@@ -124,22 +119,20 @@ impl Client {
             }
             for (nth, topic) in TOPICS.iter().enumerate() {
                 let mine = (0..QUEUES).filter(|queue| (nth + *queue as usize) % shape.clients == index);
-                readers.extend(mine.map(|queue| Reader::new(broker, (*topic, queue), format!("g{index}"), None)));
+                readers.extend(mine.map(|queue| Reader::new(broker, (*topic, queue), READERS[index], None)));
             }
             if index == 1 {
-                readers.push(Reader::new(broker, (TOPICS[0], 0), "filtering".to_owned(), Some("red || blue")));
+                readers.push(Reader::new(broker, (TOPICS[0], 0), "filtering", Some("red || blue")));
             }
         }
         Self {
             node,
             index,
-            links: BTreeMap::new(),
-            next_opaque: 0,
-            waiting: BTreeMap::new(),
-            answered: BTreeSet::new(),
+            desk: Desk::new(node),
             sends,
             rests_at: (shape.rest > 0).then_some(sends / 3),
             sent: 0,
+            refused: false,
             creates,
             readers,
         }
@@ -147,7 +140,7 @@ impl Client {
 
     /// Whether everything that it wanted to send has an answer.
     pub(crate) fn has_sent(&self) -> bool {
-        self.sends == 0 && !self.waiting.values().any(|waiting| matches!(waiting.ask, Ask::Send(_)))
+        self.sends == 0 && !self.desk.waiting().any(|ask| matches!(ask, Ask::Send(_)))
     }
 
     /// Does one thing, and comes back after a pause.
@@ -161,7 +154,7 @@ impl Client {
         let pause = lent.stage.delay(MILLI, longest);
         lent.stage.after(pause, Due::Client { node: self.node });
         self.read(lent);
-        if self.waiting.len() >= WINDOW {
+        if self.desk.waiting().len() >= lent.shape.window {
             return;
         }
         let broker = lent.stage.chance.below(lent.shape.brokers as u64) as usize;
@@ -172,10 +165,11 @@ impl Client {
                 let (broker, topic) = self.creates.swap_remove(0);
                 self.create(lent, broker, topic);
             }
-            3 if self.index == 1 && lent.stage.chance.one_in(6) => {
+            3 if self.index == 1 && lent.shape.healed_at.is_none() && lent.stage.chance.one_in(6) => {
                 lent.books.deleted.insert(DELETED);
                 let request = Request::DeleteTopic(DeleteTopic { topic: DELETED.into(), cluster: None });
-                self.ask(lent, broker, &request, Ask::Delete);
+                let (link, _) = self.ask(lent, broker, &request, Ask::Other);
+                *self.desk.last_mut() = Ask::Delete(lent.books.deleting(broker, DELETED, link, lent.stage.now));
             }
             _ if self.sends > 0 => {
                 self.sends -= 1;
@@ -220,7 +214,10 @@ impl Client {
         let all = |_| TOPICS.iter().map(|topic| subscription(topic, "*")).collect::<Vec<_>>();
         let heartbeat = Heartbeat {
             client_id: format!("client-{}", self.index),
-            consumer_data_set: vec![group(format!("g{}", self.index), all(())), group("shared".to_owned(), all(()))],
+            consumer_data_set: vec![
+                group(READERS[self.index].to_owned(), all(())),
+                group("shared".to_owned(), all(())),
+            ],
             producer_data_set: vec![ProducerData { group_name: "producers".to_owned() }],
             ..Heartbeat::default()
         };
@@ -350,7 +347,7 @@ impl Client {
         let body = if parcel.via == SendVia::Batch { batch } else { parcel.items[0].1.clone() };
         let request = Request::Send(Send { via: parcel.via, header, body: &body });
         if parcel.oneway {
-            self.tell(lent, broker, &request);
+            self.desk.tell(lent, broker, &request);
             self.unknown(lent, &parcel);
         } else {
             self.ask(lent, broker, &request, Ask::Send(parcel));
@@ -368,7 +365,7 @@ impl Client {
         for nth in 0..self.readers.len() {
             let now = lent.stage.now;
             let reader = &mut self.readers[nth];
-            if reader.busy || now < reader.not_before || self.waiting.len() >= WINDOW {
+            if reader.busy || now < reader.not_before || self.desk.waiting().len() >= lent.shape.window {
                 continue;
             }
             // As after a rebalance: whoever gets the queue asks where the group is.
@@ -377,24 +374,17 @@ impl Client {
             }
             reader.busy = true;
             let ((topic, queue), broker) = (reader.queue, reader.broker);
-            let (group, queue_id) = (reader.group.clone(), queue as i32);
+            let (group, queue_id) = (reader.group, queue as i32);
             let Some(from) = reader.at else {
-                let confirmed = lent.books.confirmed_offset(broker, &group, (topic, queue));
-                let zero_if_not_found = Some(lent.stage.chance.one_in(2));
-                let request = Request::QueryOffset(QueryOffset {
-                    group: group.into(),
-                    topic: topic.into(),
-                    queue_id,
-                    zero_if_not_found,
-                });
-                self.ask(lent, broker, &request, Ask::Query { reader: nth, confirmed });
+                // Of a topic that may be deleted it must be clear whether there is an offset.
+                let zero_if_not_found = Some(topic != DELETED && lent.stage.chance.one_in(2));
+                let (group, topic) = (group.into(), topic.into());
+                let request = Request::QueryOffset(QueryOffset { group, topic, queue_id, zero_if_not_found });
+                self.ask(lent, broker, &request, Ask::Query { reader: nth });
                 continue;
             };
             let held = lent.stage.chance.one_in(2).then(|| MILLI * (100 + lent.stage.chance.below(3_000)));
-            let commits = reader.filter.is_none() && reader.queue.0 != DELETED && lent.stage.chance.one_in(6);
-            if commits {
-                reader.highest = reader.highest.max(from as i64);
-            }
+            let commits = reader.filter.is_none() && from > 0 && lent.stage.chance.one_in(6);
             let request = Request::Pull(Pull {
                 group: group.into(),
                 topic: topic.into(),
@@ -409,85 +399,54 @@ impl Client {
                 expression_type: Some("TAG".into()),
                 max_bytes: None,
             });
-            self.ask(lent, broker, &request, Ask::Pull { reader: nth, from, held });
+            let asked = self.ask(lent, broker, &request, Ask::Other);
+            let place = (broker, group, (topic, queue));
+            let commit = commits.then(|| lent.books.commit(place, from as i64, asked, false, now));
+            *self.desk.last_mut() = Ask::Pull { reader: nth, from, held, commit };
         }
     }
 
-    fn link(&mut self, lent: &mut Lent<'_>, to: NodeId) -> LinkId {
-        let from = self.node;
-        *self.links.entry(to).or_insert_with(|| lent.net.dial(lent.stage, from, to))
+    fn ask(&mut self, lent: &mut Lent<'_>, broker: usize, request: &Request<'_>, ask: Ask) -> (LinkId, i32) {
+        self.desk.ask(lent, broker, request, ask, PATIENCE)
     }
 
-    fn write(&mut self, lent: &mut Lent<'_>, to: usize, request: &Request<'_>, oneway: bool) -> LinkId {
-        let link = self.link(lent, NodeId(to));
-        self.next_opaque += 1;
-        let form = if lent.stage.chance.one_in(3) { Form::Binary } else { Form::Json };
-        let mut bytes = Vec::new();
-        frame::write_request(&mut bytes, self.next_opaque, form, oneway, request);
-        let (node, opaque, code) = (self.node, self.next_opaque, request.code());
-        lent.stage.line(format_args!("{node:?} asks {to} over {link:?}/{opaque} {code}"));
-        lent.stage.trace.bytes(&bytes);
-        lent.net.send(lent.stage, link, false, bytes);
-        link
-    }
-
-    fn ask(&mut self, lent: &mut Lent<'_>, broker: usize, request: &Request<'_>, ask: Ask) {
-        let link = self.write(lent, broker, request, false);
-        let since = lent.stage.now;
-        self.waiting.insert(self.next_opaque, Waiting { ask, link, broker, since });
-        lent.stage.after(PATIENCE, Due::AnswerLate { node: self.node, opaque: self.next_opaque });
-    }
-
-    fn tell(&mut self, lent: &mut Lent<'_>, broker: usize, request: &Request<'_>) {
-        self.write(lent, broker, request, true);
-    }
-
-    /// No answer in time.
+    /// No answer in time: the connection is no good, and whatever else waits on it is given up as well.
     pub(crate) fn late(&mut self, lent: &mut Lent<'_>, opaque: i32) {
-        let Some(waiting) = self.waiting.remove(&opaque) else { return };
-        if lent.shape.healed_at.is_some_and(|healed| waiting.since >= healed) {
-            let since = waiting.since as f64 / 1e9;
-            lent.stage.blame("liveness", format!("no answer to {:?}/{opaque}, asked at {since} s", waiting.link));
-        }
-        // The connection is no good: whatever else waits on it is given up as well.
-        let link = waiting.link;
-        lent.net.close(lent.stage, link, false);
-        self.unanswered(lent, waiting);
-        self.lost(lent, link);
+        let Some(waiting) = self.desk.late(lent, opaque) else { return };
+        let others = self.desk.close(lent, waiting.link);
+        [waiting].into_iter().chain(others).for_each(|waiting| self.unanswered(lent, waiting));
     }
 
     pub(crate) fn arrived(&mut self, lent: &mut Lent<'_>, link: LinkId, news: News) {
         match news {
-            News::Frame { bytes, by, .. } => self.frame(lent, link, by, &bytes),
-            News::DialledClosed { .. } => self.lost(lent, link),
+            News::Frame { bytes, by, .. } => match self.desk.frame(lent, link, by, &bytes) {
+                Some(Heard::Answer(waiting, by, response)) => self.answered(lent, waiting, by, &response),
+                Some(Heard::Told(40)) => lent.stage.happened(Rare::ClientsTold),
+                Some(Heard::Told(other)) => lent.stage.blame("codec", format!("a broker pushes {other}")),
+                None => {}
+            },
+            News::DialledClosed { .. } => {
+                let over = self.desk.lost(link);
+                over.into_iter().for_each(|waiting| self.unanswered(lent, waiting));
+            }
             News::Opened { .. } | News::ClosedByPeer => unreachable!("nobody dials a client"),
         }
     }
 
-    fn lost(&mut self, lent: &mut Lent<'_>, link: LinkId) {
-        self.links.retain(|_, known| *known != link);
-        let over: Vec<i32> = self.waiting.iter().filter(|(_, w)| w.link == link).map(|(opaque, _)| *opaque).collect();
-        for opaque in over {
-            if let Some(waiting) = self.waiting.remove(&opaque) {
-                self.unanswered(lent, waiting);
-            }
-        }
-    }
-
-    fn unanswered(&mut self, lent: &mut Lent<'_>, waiting: Waiting) {
+    fn unanswered(&mut self, lent: &mut Lent<'_>, waiting: Waiting<Ask>) {
         match waiting.ask {
             Ask::Send(mut parcel) => {
                 // The same message again, over a new connection; or it is given up, and nobody knows.
                 if parcel.tries < 2 && lent.stage.chance.one_in(2) {
                     parcel.tries += 1;
-                    self.send(lent, waiting.broker, parcel);
+                    self.send(lent, waiting.to, parcel);
                 } else {
                     self.unknown(lent, &parcel);
                 }
             }
             Ask::Pull { reader, .. } | Ask::Query { reader, .. } => self.free(lent, reader, 50 * MILLI),
-            Ask::Create { topic } => self.creates.push((waiting.broker, topic)),
-            Ask::Commit { .. } | Ask::Delete | Ask::Other => {}
+            Ask::Create { topic } => self.creates.push((waiting.to, topic)),
+            Ask::Commit(_) | Ask::Delete(_) | Ask::Other => {}
         }
     }
 
@@ -496,27 +455,17 @@ impl Client {
         self.readers[reader].not_before = lent.stage.now + lent.stage.delay(0, pause);
     }
 
-    fn frame(&mut self, lent: &mut Lent<'_>, link: LinkId, by: u32, bytes: &[u8]) {
-        let Some((opaque, response)) = read_response(bytes) else {
-            return self.told(lent, bytes);
-        };
-        if !self.answered.insert(opaque) {
-            return lent.stage.blame("one-answer", format!("{link:?}/{opaque} is answered a second time"));
-        }
-        let Some(Waiting { ask, link: asked_on, broker, since }) = self.waiting.remove(&opaque) else {
-            // Late: it was given up.
-            return;
-        };
-        if asked_on != link {
-            lent.stage.blame("right-answer", format!("{asked_on:?}/{opaque} is answered on {link:?}"));
-        }
-        let by = Speaker { broker, life: by };
+    fn answered(&mut self, lent: &mut Lent<'_>, waiting: Waiting<Ask>, by: Speaker, response: &Response) {
+        let (Waiting { ask, link, to: broker, since }, now) = (waiting, lent.stage.now);
         let code = ResponseCode::from_wire(response.code);
         match ask {
-            Ask::Send(parcel) => self.send_answered(lent, by, &parcel, &response),
-            Ask::Pull { reader, from, held } => {
-                self.pull_answered(lent, by, reader, from, &response);
-                let waited = lent.stage.now - since;
+            Ask::Send(parcel) => self.send_answered(lent, by, &parcel, response),
+            Ask::Pull { reader, from, held, commit } => {
+                if let Some(commit) = commit {
+                    lent.books.pull_committed(by, commit, code, now);
+                }
+                self.pull_answered(lent, by, reader, from, response);
+                let waited = now - since;
                 match (held, code) {
                     (Some(_), Some(ResponseCode::Success)) if waited > 60 * MILLI => {
                         lent.stage.happened(Rare::LongPollWoken);
@@ -527,13 +476,11 @@ impl Client {
                     _ => {}
                 }
             }
-            Ask::Query { reader, confirmed } => self.query_answered(lent, by, reader, confirmed, &response),
-            Ask::Commit { reader, offset } => {
-                let reader = &self.readers[reader];
-                if code == Some(ResponseCode::Success) {
-                    lent.books.confirmed(by, &reader.group, reader.queue, offset);
-                }
+            Ask::Query { reader } => {
+                let question = Question { link, since, life: by.life };
+                self.query_answered(lent, question, reader, response);
             }
+            Ask::Commit(commit) => lent.books.commit_answered(by, commit, code, now),
             Ask::Create { topic } => match code {
                 Some(ResponseCode::Success) if topic == DELETED && lent.books.deleted.contains(DELETED) => {
                     lent.stage.happened(Rare::TopicCreatedAgain);
@@ -541,22 +488,18 @@ impl Client {
                 Some(ResponseCode::Success) => {}
                 _ => self.creates.push((broker, topic)),
             },
-            Ask::Delete => {
+            Ask::Delete(gone) => {
+                for commit in gone {
+                    lent.books.commit_answered(by, commit, code, now);
+                }
                 if code == Some(ResponseCode::Success) {
                     lent.stage.happened(Rare::TopicDeleted);
-                    self.creates.push((broker, DELETED));
+                    if !lent.stage.chance.one_in(3) {
+                        self.creates.push((broker, DELETED));
+                    }
                 }
             }
             Ask::Other => {}
-        }
-    }
-
-    /// A broker says something by itself.
-    fn told(&mut self, lent: &mut Lent<'_>, bytes: &[u8]) {
-        let frame = frame::cut(bytes, FRAME_MAX).ok().flatten().and_then(|raw| frame::read(&raw).ok().map(|f| f.code));
-        match frame {
-            Some(40) => lent.stage.happened(Rare::ClientsTold),
-            other => lent.stage.blame("codec", format!("a broker pushes {other:?}")),
         }
     }
 
@@ -585,6 +528,9 @@ impl Client {
                         _ => lent.books.timed_out(stage, by, queue, offset, *id),
                     }
                 }
+                if code == ResponseCode::Success && std::mem::take(&mut self.refused) {
+                    stage.happened(Rare::TakenAgain);
+                }
                 if parcel.via == SendVia::Batch && code == ResponseCode::Success {
                     stage.happened(Rare::BatchKept);
                 }
@@ -599,6 +545,7 @@ impl Client {
             ) => {
                 if code == ResponseCode::SystemBusy {
                     stage.happened(Rare::BusyRefused);
+                    self.refused = true;
                 }
                 for (id, _) in &parcel.items {
                     // An earlier try may have been kept.
@@ -618,7 +565,7 @@ impl Client {
         let mut pause = SECOND;
         match ResponseCode::from_wire(response.code) {
             Some(ResponseCode::Success) => {
-                let bytes: Vec<u8> = response.body.iter().flat_map(|piece| piece.iter().copied()).collect();
+                let bytes = body_of(response);
                 let filtered = reader.filter.is_some();
                 let after = lent.books.pulled(stage, by, reader.queue, from, filtered, &bytes);
                 if next.is_none_or(|next| if filtered { next < after } else { next != after }) {
@@ -629,9 +576,8 @@ impl Client {
                 }
                 reader.at = next;
                 pause = 20 * MILLI;
-                let offset = after as i64;
-                if !filtered && reader.queue.0 != DELETED && stage.chance.one_in(2) {
-                    self.commit(lent, nth, offset);
+                if !filtered && stage.chance.one_in(2) {
+                    self.commit(lent, nth, after as i64);
                 }
             }
             Some(ResponseCode::PullOffsetMoved) => {
@@ -652,68 +598,39 @@ impl Client {
     }
 
     fn commit(&mut self, lent: &mut Lent<'_>, nth: usize, offset: i64) {
-        let reader = &mut self.readers[nth];
-        reader.highest = reader.highest.max(offset);
-        let broker = reader.broker;
-        let (topic, queue) = reader.queue;
-        let group = reader.group.clone().into();
-        let request =
-            Request::UpdateOffset(UpdateOffset { group, topic: topic.into(), queue_id: queue as i32, offset });
+        let Reader { broker, queue: (topic, queue), group, .. } = self.readers[nth];
+        let (place, now) = ((broker, group, (topic, queue)), lent.stage.now);
+        let (group, topic) = (group.into(), topic.into());
+        let request = Request::UpdateOffset(UpdateOffset { group, topic, queue_id: queue as i32, offset });
         if lent.stage.chance.one_in(4) {
-            self.tell(lent, broker, &request);
+            let told = self.desk.tell(lent, broker, &request);
+            lent.books.commit(place, offset, told, true, now);
         } else {
-            self.ask(lent, broker, &request, Ask::Commit { reader: nth, offset });
+            let asked = self.ask(lent, broker, &request, Ask::Other);
+            *self.desk.last_mut() = Ask::Commit(lent.books.commit(place, offset, asked, false, now));
         }
     }
 
-    fn query_answered(
-        &mut self,
-        lent: &mut Lent<'_>,
-        by: Speaker,
-        nth: usize,
-        confirmed: Option<(i64, u32)>,
-        response: &Response,
-    ) {
-        let reader = &mut self.readers[nth];
-        let offset = response.field::<i64>("offset").ok();
-        // What the contract let go since the question was asked is no longer demanded.
-        let confirmed =
-            confirmed.filter(|_| lent.books.confirmed_offset(by.broker, &reader.group, reader.queue).is_some());
-        match (ResponseCode::from_wire(response.code), offset, confirmed) {
-            (Some(ResponseCode::Success), Some(offset), confirmed) => {
-                let least = confirmed.map_or(0, |(offset, _)| offset);
-                // A topic made again goes on where it was, and so begin those who have no offset there.
-                let most = if reader.queue.0 == DELETED { i64::MAX } else { reader.highest.max(0) };
-                if offset < least || offset > most {
-                    let (group, queue, highest) = (&reader.group, reader.queue, reader.highest);
-                    lent.stage.blame(
-                        "offset-kept",
-                        format!(
-                            "{group} at {queue:?} is said to be at {offset}; confirmed was {least}, asked for {highest}"
-                        ),
-                    );
-                }
-                if confirmed.is_some_and(|(_, life)| life < by.life) {
-                    lent.stage.happened(Rare::CommitSurvived);
-                }
-                reader.at = u64::try_from(offset).ok();
-            }
-            (Some(ResponseCode::QueryNotFound), _, Some((offset, _))) => {
-                let (group, queue) = (&reader.group, reader.queue);
-                lent.stage.blame("offset-kept", format!("{group} at {queue:?} has no offset; confirmed was {offset}"));
-            }
-            (Some(ResponseCode::QueryNotFound), _, None) => reader.at = Some(0),
-            _ => {}
-        }
+    fn query_answered(&mut self, lent: &mut Lent<'_>, by: Question, nth: usize, response: &Response) {
+        let Reader { broker, queue, group, .. } = self.readers[nth];
+        let found = match ResponseCode::from_wire(response.code) {
+            Some(ResponseCode::Success) => response.field::<i64>("offset").ok(),
+            Some(ResponseCode::QueryNotFound) => None,
+            _ => return self.free(lent, nth, 100 * MILLI),
+        };
+        // Without an offset it may be told to begin at the beginning.
+        let checked = found.filter(|offset| *offset != 0 || queue.0 == DELETED);
+        lent.books.check_offset(lent.stage, (broker, group, queue), checked, by);
+        self.readers[nth].at = Some(found.unwrap_or_default() as u64);
         self.free(lent, nth, 100 * MILLI);
     }
 }
 
 impl Reader {
-    fn new(broker: usize, queue: QueueKey, group: String, filter: Option<&'static str>) -> Self {
+    fn new(broker: usize, queue: QueueKey, group: &'static str, filter: Option<&'static str>) -> Self {
         // A filtering reader has no offsets to come back to; it begins at the beginning.
         let at = filter.map(|_| 0);
-        Self { broker, queue, group, filter, at, busy: false, not_before: 0, highest: -1 }
+        Self { broker, queue, group, filter, at, busy: false, not_before: 0 }
     }
 }
 

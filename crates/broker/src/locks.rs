@@ -5,7 +5,7 @@ use keepmq_protocol::body::{QueueLocks, QueueName};
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::{Response, ResponseCode};
 use keepmq_store::Disk;
-use keepmq_world::Mono;
+use keepmq_world::{Mono, planted};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -74,7 +74,7 @@ impl Locks {
     fn grant<'r, D: Disk>(&mut self, request: &'r QueueLocks, cx: &mut Cx<D>) -> (Vec<&'r QueueName>, Option<String>) {
         let now = cx.now.mono;
         self.sweep(SWEEP + 2 * request.mq_set.len(), now);
-        if now < self.settled_at {
+        if now < self.settled_at && !planted!("lock-at-once-after-restart") {
             if self.old_groups.contains(request.consumer_group.as_str()) {
                 cx.counters.counts.locks_early += 1;
                 let (group, wait) = (&request.consumer_group, self.settled_at.since(now).as_millis());
@@ -106,7 +106,7 @@ impl Locks {
         let (until, full) = (now + LIFE, self.held.len() >= self.max);
         match self.held.get_mut(&key) {
             Some(held) if *held.owner == *owner => held.until = until,
-            Some(held) if held.until <= now => {
+            Some(held) if held.until <= now || planted!("lock-granted-twice") => {
                 *held = Held { owner: owner.into(), until };
             }
             Some(_) => return false,
@@ -125,7 +125,8 @@ impl Locks {
         }
         for queue in request.mq_set.iter().filter(|queue| queue.broker_name == cx.config.name && queue.queue_id >= 0) {
             let key = key(request, queue);
-            if self.held.get(&key).is_some_and(|held| *held.owner == *request.client_id) {
+            let its_own = self.held.get(&key).is_some_and(|held| *held.owner == *request.client_id);
+            if its_own && !planted!("lock-survives-unlock") {
                 self.held.remove(&key);
             }
         }

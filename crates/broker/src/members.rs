@@ -7,7 +7,7 @@ use keepmq_protocol::response::ResponseHeader;
 use keepmq_protocol::seam::{Conn, Effect};
 use keepmq_protocol::{Request, Response, ResponseCode, Topic};
 use keepmq_store::Disk;
-use keepmq_world::{Keyed, Map, Mono};
+use keepmq_world::{Keyed, Map, Mono, planted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -189,7 +189,7 @@ impl Members {
         }
         if online.members.is_empty() {
             self.groups.swap_remove(group);
-        } else {
+        } else if !planted!("notice-forgotten") {
             changed(group, online, &mut self.notices, cx);
         }
     }
@@ -333,7 +333,8 @@ impl Members {
             return;
         }
         self.scan_at = now + SCAN.min(self.timeout);
-        let silent = |client: &Client| client.heard.is_some_and(|heard| now.since(heard) >= self.timeout);
+        let timeout = if planted!("silent-member-stays") { Duration::MAX } else { self.timeout };
+        let silent = |client: &Client| client.heard.is_some_and(|heard| now.since(heard) >= timeout);
         let gone: Vec<Conn> = self.clients.iter().filter(|(_, client)| silent(client)).map(|(conn, _)| *conn).collect();
         for conn in gone {
             let client = self.clients.get_mut(&conn).expect("listed above, and only `closed` removes it");

@@ -6,7 +6,7 @@ use keepmq_protocol::request::{QueryOffset, UpdateOffset};
 use keepmq_protocol::response::ResponseHeader;
 use keepmq_protocol::{Response, ResponseCode};
 use keepmq_store::{AppendError, Disk, MetaRecord, OffsetCommit};
-use keepmq_world::Mono;
+use keepmq_world::{Mono, planted};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -43,6 +43,9 @@ impl Offsets {
     }
 
     pub(crate) fn remove_topic(&mut self, topic: &str) {
+        if planted!("deleted-topic-keeps-offsets") {
+            return;
+        }
         self.table.retain(|_, topics| {
             topics.remove(topic);
             !topics.is_empty()
@@ -153,7 +156,8 @@ impl Commits {
             let record = chunk.iter().map(|(key, offset)| key.clone().at(*offset)).collect();
             match cx.record(&MetaRecord::Offsets(record)) {
                 Ok(_) => {}
-                Err(AppendError::Stopped(_)) => return,
+                // Nothing comes after it; but who asks must not be told what was there before.
+                Err(AppendError::Stopped(_)) => self.gathered.extend(chunk.iter().cloned()),
                 Err(_) => {
                     self.gathered.extend(chunk.iter().cloned());
                     self.flush_at = Some(cx.now.mono + GATHER);
@@ -173,12 +177,16 @@ impl Commits {
             return cx.reply(from, Response::refuse(ResponseCode::InvalidParameter, text));
         };
         // A member that takes over a queue must see what its predecessor committed just before it let go.
-        let gathered = self
-            .gathered
-            .keys()
-            .any(|key| key.queue_id == queue_id && key.group == *request.group && key.topic == *request.topic);
-        if gathered {
+        let is_asked =
+            |key: &Key| key.queue_id == queue_id && key.group == *request.group && key.topic == *request.topic;
+        let gathered = self.gathered.keys().any(is_asked);
+        if gathered && !planted!("gathered-commit-forgotten") {
             self.flush(cx);
+            if self.gathered.keys().any(is_asked) {
+                // It may be shown only when it can be kept; what was there before may not be shown any more.
+                let text = "a later offset waits for room in the log: ask again a little later";
+                return cx.reply(from, Response::refuse(ResponseCode::SystemBusy, text));
+            }
         }
         let known = cx.tables.offsets.get(&request.group, &request.topic, queue_id);
         let offset = known.or_else(|| start(request, queue_id, cx));

@@ -109,6 +109,11 @@ impl Sending {
         check_properties(&draft)?;
         make_topic(target.new.as_ref(), cx)?;
         let appended = cx.store.append(&draft, cx.now).map_err(|error| refused(&error, cx))?;
+        if keepmq_world::planted!("refusal-after-append")
+            && let Some(why) = cx.pending.busy(cx.now.mono + cx.config.live.flush_timeout)
+        {
+            return Err(busy(&why));
+        }
         count(&target, std::iter::once(send.body.len()), cx);
         self.answer(from, &target, key, std::slice::from_ref(&appended), seen.wait, cx);
         Ok(())

@@ -16,6 +16,20 @@ pub const BUGS: &[(&str, &str)] = &[
     ("reply-to-wrong-request", "two replies that wait for the same flush are swapped"),
     ("stale-unregister-wins", "a late unregistration removes a fresh registration"),
     ("batch-cut-in-the-middle", "recovery keeps the first messages of a batch whose end is torn"),
+    ("lock-granted-twice", "a queue's lock is given to a second client while the first one holds it"),
+    ("lock-survives-unlock", "a lock that its owner gives back stays its owner's"),
+    (
+        "lock-at-once-after-restart",
+        "a broker that has just started gives locks to groups whose members may still hold some",
+    ),
+    ("notice-forgotten", "the members of a group are not told that one of them has left"),
+    ("silent-member-stays", "a client that says nothing any more is never forgotten"),
+    ("gathered-commit-forgotten", "a group's offset is answered without the commits that wait to be written together"),
+    ("deleted-topic-keeps-offsets", "a topic that is made again finds the offsets that groups had in the deleted one"),
+    ("parked-pull-forgotten", "a new message wakes only one of those who wait for it"),
+    ("refusal-after-append", "a send is refused as too much when its message has been appended"),
+    ("unknown-comes-late", "nothing wakes the broker to give up on answers that the disk keeps waiting"),
+    ("expired-broker-stays", "a name server never forgets a broker that says nothing any more"),
     ("kv-answered-before-saved", "a name server answers a change of its key-value configuration before it is on disk"),
 ];
 

@@ -66,6 +66,35 @@ fn buffers_that_are_full_refuse_and_name_their_limit() {
     assert!(world.ask(A, Request::Send(message("T", 0, "", &body))).is_ok(), "and there is room again");
 }
 
+/// Found by the simulator: the predecessor's last commit was gathered and could not be written, and its successor was sent
+/// back to the one before; by a broker that stops, too.
+#[test]
+fn an_offset_that_cannot_be_written_is_not_answered_with_the_one_before() {
+    let mut world = World::new(config());
+    world.ask(A, create_topic("T", 1));
+    world.ask(A, Request::Send(message("T", 0, "", b"x")));
+    world.ask(A, update("F", "T", 0, 0));
+    world.ask(A, update("G", "T", 0, 0));
+    world.hold = true;
+    let mut fill = |request: &dyn Fn(i64) -> Request<'static>| {
+        for nth in 0.. {
+            let opaque = world.send(A, request(nth));
+            if world.answer(opaque).is_some_and(|answer| answer.code == 2) {
+                break;
+            }
+        }
+    };
+    fill(&|_| Request::Send(message("T", 0, "", &[b'x'; 4_000])));
+    fill(&|nth| update("F", "T", 0, nth % 2));
+    world.oneway(A, update("G", "T", 0, 1));
+    let asked = world.send(B, query("G", "T", 0));
+    assert_eq!(world.answer(asked).map(|answer| answer.code), Some(2), "neither 0 nor 1 may be said");
+    world.event(Event::Stop);
+    world.event(Event::Stop);
+    let asked = world.send(B, query("G", "T", 0));
+    assert_eq!(world.answer(asked).map(|answer| answer.code), Some(2), "nor when it stops");
+}
+
 #[test]
 fn a_hundred_thousand_pulls_wait_no_client_takes_all_places_and_one_more_is_answered_at_once() {
     const EACH: usize = 12_500;
