@@ -289,7 +289,8 @@ impl Books {
     pub(crate) fn pull_committed(&mut self, by: Speaker, commit: Commit, code: Option<ResponseCode>, now: u64) {
         use ResponseCode::{PullNotFound, PullRetryImmediately, Success};
         let passed = matches!(code, Some(Success | PullNotFound | PullRetryImmediately));
-        if passed && !self.shelves[by.broker].stops {
+        let shelf = &self.shelves[by.broker];
+        if passed && !shelf.stops && shelf.void.is_empty() {
             self.committed(by, commit, false, now);
         }
     }
@@ -307,8 +308,9 @@ impl Books {
         let before = told.iter().take_while(|(number, _)| *number < opaque).count();
         let come: Vec<_> = told.drain(..before).collect();
         for (_, commit) in come {
-            // It is ignored where there is no such topic, or by a broker that stops.
-            if !self.shelves[by.broker].stops && !self.deleted.contains(commit.place.2.0) {
+            // It is ignored where there is no such topic, by a broker that stops, and where the queue does not reach so far.
+            let shelf = &self.shelves[by.broker];
+            if !shelf.stops && shelf.void.is_empty() && !self.deleted.contains(commit.place.2.0) {
                 self.committed(by, commit, false, now);
             }
         }

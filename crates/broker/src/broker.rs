@@ -171,12 +171,18 @@ impl<D: Disk> Broker<D> {
             Request::DeleteTopic(request) => {
                 if admin::delete_topic(from, request, cx) {
                     self.pulling.topic_deleted(&request.topic, cx);
+                    self.commits.forget(|_, topic| topic == request.topic);
                 }
             }
             Request::AllTopics => admin::all_topics(from, cx),
             Request::CreateGroup(group) => admin::create_group(from, group, cx),
             Request::AllGroups => admin::all_groups(from, cx),
-            Request::DeleteGroup(request) => admin::delete_group(from, request, cx),
+            Request::DeleteGroup(request) => {
+                if request.clean_offsets {
+                    self.commits.forget(|group, _| group == request.group);
+                }
+                admin::delete_group(from, request, cx);
+            }
             Request::TopicStats(request) => admin::topic_stats(from, request, cx),
             Request::GroupStats(request) => admin::group_stats(from, request, &self.members, cx),
             Request::BrokerConfig => admin::broker_config(from, cx),

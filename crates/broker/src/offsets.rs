@@ -144,6 +144,11 @@ impl Commits {
         }
     }
 
+    /// A topic or a group is gone: what was gathered for it must not come back with a new one of that name.
+    pub(crate) fn forget(&mut self, gone: impl Fn(&str, &str) -> bool) {
+        self.gathered.retain(|key, _| !gone(&key.group, &key.topic));
+    }
+
     /// Writes what was gathered. What the store cannot take now is tried again a little later: nobody was promised anything.
     pub(crate) fn flush<D: Disk>(&mut self, cx: &mut Cx<D>) {
         self.flush_at = None;

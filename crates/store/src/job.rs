@@ -199,7 +199,13 @@ impl Job {
                 task => panic!("only a checkpoint carries a piece: {task:?}"),
             },
             Step::FirstIn { queue, block, min } => {
-                let first = first_at_or_behind(files, &block, min)?;
+                let path = || BlockFile::path(block.file).display().to_string();
+                let first = first_at_or_behind(files, &block, min)?.map_err(|why| JobError {
+                    call: "read",
+                    path: path(),
+                    why,
+                    no_space: false,
+                })?;
                 match &mut self.task {
                     Task::Survey { firsts, .. } => firsts.push((queue, first)),
                     task => panic!("only a survey looks for first entries: {task:?}"),
@@ -221,23 +227,20 @@ fn write_piece<D: Disk>(files: &Files<D>, piece: &mut BlockWrite) -> Result<(), 
     files.file(&path)?.write_at(piece.at, &piece.bytes).map_err(failed("write", &path))
 }
 
-/// The offset of the first entry of a block whose record still exists when the log begins at `min`.
+/// The offset of the first entry of a block whose record still exists when the log begins at `min`; or what is wrong with
+/// the block.
 pub(crate) fn first_at_or_behind<D: Disk>(
     files: &Files<D>,
     block: &BlockRef,
     min: u64,
-) -> Result<QueueOffset, JobError> {
+) -> Result<Result<QueueOffset, String>, JobError> {
     let path = BlockFile::path(block.file);
     let mut bytes = vec![0; BlockFile::bytes_of(block)];
     files.file(&path)?.read_at(block.at, &mut bytes).map_err(failed("read", &path))?;
-    let entries = BlockFile::entries(&bytes, block).map_err(|why| JobError {
-        call: "read",
-        path: path.display().to_string(),
-        why: format!("the block at {} is damaged: {why}", block.at),
-        no_space: false,
-    })?;
-    let gone = entries.partition_point(|entry| entry.at < LogOffset(min));
-    Ok(QueueOffset(block.first.0 + gone as u64))
+    Ok(BlockFile::entries(&bytes, block).map(|entries| {
+        let gone = entries.partition_point(|entry| entry.at < LogOffset(min));
+        QueueOffset(block.first.0 + gone as u64)
+    }))
 }
 
 /// The steps that write a file beside its name, make it durable and give it the name.

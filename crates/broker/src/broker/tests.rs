@@ -336,6 +336,14 @@ fn offsets_are_gathered_confirmed_and_never_shown_before_they_are_kept() {
     world.ask(A, Request::Pull(pulling));
     world.pass(SECOND);
     assert_eq!(told(&world.ask(B, query("G", "T", 0))), "0 3 ");
+
+    // What was gathered for a topic does not come back with a new one of that name.
+    world.oneway(A, update("G", "T", 0, 1));
+    world.ask(A, Request::DeleteTopic(DeleteTopic { topic: "T".into(), cluster: None }));
+    world.ask(A, create_topic("T", 4));
+    world.ask(A, Request::Send(message("T", 0, "", b"new")));
+    world.pass(SECOND);
+    assert_ne!(told(&world.ask(B, query("G", "T", 0))), "0 1 ");
 }
 
 #[test]

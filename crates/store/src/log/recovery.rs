@@ -535,7 +535,8 @@ fn begin_at<D: Disk>(files: &Files<D>, queues: &mut Queues, log_min: u64) -> Res
     let min = LogOffset(log_min);
     let mut firsts = Vec::new();
     for (queue, block) in queues.straddling(min) {
-        firsts.push((queue, first_at_or_behind(files, &block, log_min)?));
+        let first = first_at_or_behind(files, &block, log_min)?;
+        firsts.push((queue, first.map_err(|what| damaged(&BlockFile::path(block.file), what))?));
     }
     queues.retire(min, &firsts);
     Ok(())
