@@ -342,11 +342,16 @@ impl Sockets {
     }
 
     fn queue(&mut self, conn: Conn, now: Mono, put: impl FnOnce(&mut Connection)) {
+        if self.connections.owed() > self.most_owed() {
+            self.make_way(now);
+        }
+        let most = self.limits.unsent_bytes.saturating_mul(2);
         if let Some((slot, connection)) = self.connections.find(conn)
-            && has_room(connection, self.limits.unsent_bytes, now)
+            && has_room(connection, most, now)
         {
             put(connection);
             soil(connection, slot, &mut self.dirty);
+            self.connections.owe(slot);
         }
     }
 
@@ -398,9 +403,19 @@ impl Sockets {
         }
         // Its memory, for the next turn; closing adds nothing to it.
         self.dirty = dirty;
+        self.make_way(now);
+    }
+
+    /// While too much is owed to all together: cuts the slowest off, unless it takes most of it when it is asked once more.
+    fn make_way(&mut self, now: Mono) {
         while self.connections.owed() > self.most_owed() {
             let Some(slot) = self.connections.slowest() else { return };
-            let connection = self.connections.at(slot).expect("what is owed something is there");
+            let connection = self.connections.at_mut(slot).expect("what is owed something is there");
+            let before = connection.out.unsent();
+            if connection.write(now).is_ok() && connection.out.unsent() < before / 2 {
+                self.connections.owe(slot);
+                continue;
+            }
             if let Some(others) = self.cut_off.speak(now) {
                 let (peer, unsent, limit) = (connection.peer, connection.out.unsent(), self.limits.owed_bytes);
                 tracing::warn!(%peer, unsent, limit, others, "cutting off the slowest of too many who do not take their answers");
@@ -500,8 +515,7 @@ fn soil(connection: &mut Connection, slot: usize, dirty: &mut Vec<usize>) {
 
 /// Whether one more frame may wait for this peer. A turn may bring more for one peer than ought to wait, though the peer takes it
 /// fast enough: so it is tried before anything is refused.
-fn has_room(connection: &mut Connection, limit: usize, now: Mono) -> bool {
-    let most = limit.saturating_mul(2);
+fn has_room(connection: &mut Connection, most: usize, now: Mono) -> bool {
     if connection.out.unsent() > most && !connection.choked {
         connection.choked = connection.write(now).is_err() || connection.out.unsent() > most;
     }
