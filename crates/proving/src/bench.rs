@@ -172,7 +172,6 @@ fn measure(binary: &Path, options: &Options, scenario: &Scenario) -> Result<Stri
         }
         pairs.push((mine, best.context("there is a reference")?));
     }
-    contest.end()?;
     let median = |of: &dyn Fn(&(Run, Run)) -> f64| {
         let mut values: Vec<_> = pairs.iter().map(of).collect();
         values.sort_by(f64::total_cmp);

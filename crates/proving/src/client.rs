@@ -174,18 +174,7 @@ impl Client {
 
     /// Creates a topic.
     pub fn create_topic(&mut self, topic: &str, queues: i32) -> Result<()> {
-        let create = CreateTopic {
-            topic: topic.into(),
-            default_topic: Some("TBW102".into()),
-            read_queues: queues,
-            write_queues: queues,
-            perm: 6,
-            filter_type: Some("SINGLE_TAG".into()),
-            sys_flag: Some(0),
-            order: false,
-            attributes: None,
-        };
-        self.must(&Request::CreateTopic(create)).map(drop)
+        self.must(&create_topic(topic, queues)).map(drop)
     }
 
     /// Creates a consumer group.
@@ -305,6 +294,21 @@ pub fn heartbeat_request(client: &str, group: &str, topic: &str) -> Request<'sta
         ConsumerData { group_name: group.to_owned(), subscription_data_set: vec![wants], ..ConsumerData::default() };
     let beat = Heartbeat { client_id: client.to_owned(), consumer_data_set: vec![consumer], ..Heartbeat::default() };
     Request::Heartbeat(Box::new(beat))
+}
+
+/// The creation of a topic.
+pub fn create_topic(topic: &str, queues: i32) -> Request<'_> {
+    Request::CreateTopic(CreateTopic {
+        topic: topic.into(),
+        default_topic: Some("TBW102".into()),
+        read_queues: queues,
+        write_queues: queues,
+        perm: 6,
+        filter_type: Some("SINGLE_TAG".into()),
+        sys_flag: Some(0),
+        order: false,
+        attributes: None,
+    })
 }
 
 /// The property string of a message that only needs an id.

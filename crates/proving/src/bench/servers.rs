@@ -34,7 +34,8 @@ impl Server {
 pub(super) struct Contest {
     pub(super) ours: Server,
     pub(super) references: Vec<Server>,
-    folder: Folder,
+    /// Goes last.
+    _folder: Folder,
 }
 
 impl Contest {
@@ -50,15 +51,7 @@ impl Contest {
             let ways: &[&str] = if scenario.mode == Mode::Sync { &["sync", "inline"] } else { &["write"] };
             ways.iter().map(|way| prototype(options, way, folder.path())).collect::<Result<_>>()?
         };
-        Ok(Self { ours, references, folder })
-    }
-
-    /// Ends them all. The folder goes last.
-    pub(super) fn end(self) -> Result<()> {
-        let Self { ours, references, folder } = self;
-        drop((ours, references));
-        drop(folder);
-        Ok(())
+        Ok(Self { ours, references, _folder: folder })
     }
 }
 

@@ -1,12 +1,12 @@
 //! Many topics against one: how fast they are made and sent to, what they cost in memory and at a restart.
 
-use crate::client::{Client, send_request, unique_key};
+use crate::client::{Client, create_topic, send_request, unique_key};
 use crate::process::Folder;
 use crate::scene::{Mode, Scene};
 use anyhow::{Context, Result, anyhow, ensure};
 use keepmq_protocol::Request;
 use keepmq_protocol::body::RouteData;
-use keepmq_protocol::request::{CreateTopic, RouteInfo};
+use keepmq_protocol::request::RouteInfo;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -126,17 +126,7 @@ fn one_by_one(client: &mut Client) -> Result<(f64, f64)> {
 fn bulk(client: &mut Client, prefix: &str, count: usize) -> Result<()> {
     let mut waiting = 0;
     for number in 0..count {
-        client.post(&Request::CreateTopic(CreateTopic {
-            topic: format!("{prefix}{number}").into(),
-            default_topic: Some("TBW102".into()),
-            read_queues: QUEUES,
-            write_queues: QUEUES,
-            perm: 6,
-            filter_type: Some("SINGLE_TAG".into()),
-            sys_flag: Some(0),
-            order: false,
-            attributes: None,
-        }));
+        client.post(&create_topic(&format!("{prefix}{number}"), QUEUES));
         waiting += 1;
         if waiting == BULK || number + 1 == count {
             client.flush()?;
