@@ -246,6 +246,7 @@ impl<C: Core> Host<C> {
                 Effect::Call { call, peer, request, until } => {
                     self.call(stage, net, directory, call, peer, &request, until);
                 }
+                Effect::Tell { peer, request } => self.tell(stage, net, directory, &peer, &request),
                 Effect::Work(work) => left.push(Left::Work(work)),
                 Effect::Exit(exit) => left.push(Left::Exit(exit)),
             }
@@ -276,21 +277,35 @@ impl<C: Core> Host<C> {
         until: Mono,
     ) {
         stage.line(format_args!("{:?} asks {peer} {}", self.node, request.code()));
-        let link = match (self.dialled.get(&peer), directory.by_address.get(&peer)) {
-            (Some(link), _) => *link,
-            (None, Some(node)) => {
-                let link = net.dial(stage, self.node, *node);
-                self.dialled.insert(peer.clone(), link);
-                link
-            }
-            (None, None) => return stage.blame("call", format!("{:?} calls {peer}, which is nobody", self.node)),
-        };
+        let Some(link) = self.link(stage, net, directory, &peer) else { return };
         self.next_opaque += 1;
         let bytes = to_bytes(self.next_opaque, Form::Json, false, request);
         stage.trace.bytes(&bytes);
         self.calls.insert(self.next_opaque, Calling { call, link, peer });
         net.send(stage, link, false, bytes);
         stage.at(until.0, Due::CallLate { node: self.node, life: self.life, call });
+    }
+
+    fn tell(&mut self, stage: &mut Stage, net: &mut Net, directory: &Directory, peer: &str, request: &Request<'_>) {
+        stage.line(format_args!("{:?} tells {peer} {}", self.node, request.code()));
+        let Some(link) = self.link(stage, net, directory, peer) else { return };
+        let bytes = to_bytes(0, Form::Json, true, request);
+        stage.trace.bytes(&bytes);
+        net.send(stage, link, false, bytes);
+    }
+
+    /// The connection to a peer; a new one when there is none.
+    fn link(&mut self, stage: &mut Stage, net: &mut Net, directory: &Directory, peer: &str) -> Option<LinkId> {
+        if let Some(link) = self.dialled.get(peer) {
+            return Some(*link);
+        }
+        let Some(node) = directory.by_address.get(peer) else {
+            stage.blame("call", format!("{:?} calls {peer}, which is nobody", self.node));
+            return None;
+        };
+        let link = net.dial(stage, self.node, *node);
+        self.dialled.insert(peer.to_owned(), link);
+        Some(link)
     }
 
     /// Answers a request. Each has one answer, a oneway request none.

@@ -506,7 +506,7 @@ impl Universe {
             batch: false,
             broker_name: None,
         };
-        let request = Request::Send(Send { via: SendVia::V2, header, body: b"the last one" });
+        let request = Request::Send(Send { via: SendVia::V2, header, body: b"the last one".into() });
         let was_full = self.brokers[nth].refused_for_space();
         let mut code = None;
         self.broker(NodeId(nth), |b, lent| {

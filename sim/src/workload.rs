@@ -345,7 +345,7 @@ impl Client {
             broker_name: None,
         };
         let body = if parcel.via == SendVia::Batch { batch } else { parcel.items[0].1.clone() };
-        let request = Request::Send(Send { via: parcel.via, header, body: &body });
+        let request = Request::Send(Send { via: parcel.via, header, body: (&body[..]).into() });
         if parcel.oneway {
             self.desk.tell(lent, broker, &request);
             self.unknown(lent, &parcel);

@@ -79,7 +79,7 @@ impl Sending {
             }
             return Err(busy(&why));
         }
-        check_body(send.body, cx.config.max_message_bytes)?;
+        check_body(&send.body, cx.config.max_message_bytes)?;
         if send.header.batch {
             return self.take_batch(from, send, peer, cx);
         }
@@ -105,7 +105,7 @@ impl Sending {
                 (key, self.added_with_key.as_str())
             }
         };
-        let draft = draft(header, &target, send.body, properties, added, peer, cx.config.address);
+        let draft = draft(header, &target, &send.body, properties, added, peer, cx.config.address);
         check_properties(&draft)?;
         make_topic(target.new.as_ref(), cx)?;
         let appended = cx.store.append(&draft, cx.now).map_err(|error| refused(&error, cx))?;
@@ -127,7 +127,7 @@ impl Sending {
         if header.topic.starts_with(RETRY_PREFIX) {
             return Err(illegal("a batch cannot be sent to a retry topic: send the messages one by one"));
         }
-        let items = batch(send.body, MAX_BATCH).map_err(|error| illegal(&error.to_string()))?;
+        let items = batch(&send.body, MAX_BATCH).map_err(|error| illegal(&error.to_string()))?;
         let mut parts = Vec::with_capacity(items.len());
         for item in &items {
             parts.push(self.item_parts(item, cx.now.wall)?);

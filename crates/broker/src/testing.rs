@@ -325,7 +325,7 @@ pub(crate) fn message<'b>(topic: &'b str, queue_id: i32, properties: &'b str, bo
         batch: false,
         broker_name: None,
     };
-    Send { via: SendVia::V2, header, body }
+    Send { via: SendVia::V2, header, body: body.into() }
 }
 
 /// A pull with the subscription in its header, held for 15 s.

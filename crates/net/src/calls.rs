@@ -32,9 +32,9 @@ struct UnderWay {
 
 #[derive(Debug)]
 enum Peer {
-    /// A connection is in the making; these frames wait for it.
+    /// A connection is in the making; these frames wait for it, each with the number under which an answer is expected.
     Dialling {
-        held: Vec<(i32, Vec<u8>)>,
+        held: Vec<(Option<i32>, Vec<u8>)>,
         bytes: usize,
     },
     Connected(Conn),
@@ -74,37 +74,47 @@ impl Calls {
         now: Mono,
         encode: impl FnOnce(i32) -> Vec<u8>,
     ) -> Start {
-        let refused = |why: &str| Start::Refused(CallError::Unreachable { peer: peer.to_owned(), why: why.to_owned() });
         if until <= now {
-            return refused("the time for the call was over before it began");
+            return refused(peer, "the time for the call was over before it began");
         }
         let opaque = self.free_opaque();
-        let (name, sent, start) = match self.peers.get_key_value(peer).map(|(name, _)| Arc::clone(name)) {
-            None if self.dials == DIALS => return refused("too many other connections are being made"),
+        let start = self.hand_on(peer, Some(opaque), encode(opaque));
+        let sent = match &start {
+            Start::Send(conn, _) => Some((*conn, now)),
+            Start::Dial(_) | Start::Hold => None,
+            Start::Refused(_) => return start,
+        };
+        let (peer, _) = self.peers.get_key_value(peer).expect("it is dialled or connected");
+        self.by_end.insert((until, opaque));
+        self.under_way.insert(opaque, UnderWay { call, peer: Arc::clone(peer), until, sent });
+        start
+    }
+
+    /// Hands on a frame that nobody answers.
+    pub(crate) fn tell(&mut self, peer: &str, frame: Vec<u8>) -> Start {
+        self.hand_on(peer, None, frame)
+    }
+
+    fn hand_on(&mut self, peer: &str, opaque: Option<i32>, frame: Vec<u8>) -> Start {
+        match self.peers.get_mut(peer) {
+            Some(Peer::Connected(conn)) => Start::Send(*conn, frame),
+            Some(Peer::Dialling { held, bytes }) => {
+                if held.len() == HELD_CALLS || *bytes + frame.len() > HELD_BYTES {
+                    return refused(peer, "too many calls wait for the connection already");
+                }
+                *bytes += frame.len();
+                held.push((opaque, frame));
+                Start::Hold
+            }
+            None if self.dials == DIALS => refused(peer, "too many other connections are being made"),
             None => {
                 let name: Arc<str> = peer.into();
-                let frame = encode(opaque);
                 let bytes = frame.len();
                 self.dials += 1;
                 self.peers.insert(Arc::clone(&name), Peer::Dialling { held: vec![(opaque, frame)], bytes });
-                (Arc::clone(&name), None, Start::Dial(name))
+                Start::Dial(name)
             }
-            Some(name) => match self.peers.get_mut(&name).expect("the name was just found") {
-                Peer::Connected(conn) => (name, Some((*conn, now)), Start::Send(*conn, encode(opaque))),
-                Peer::Dialling { held, bytes } => {
-                    let frame = encode(opaque);
-                    if held.len() == HELD_CALLS || *bytes + frame.len() > HELD_BYTES {
-                        return refused("too many calls wait for the connection already");
-                    }
-                    *bytes += frame.len();
-                    held.push((opaque, frame));
-                    (name, None, Start::Hold)
-                }
-            },
-        };
-        self.by_end.insert((until, opaque));
-        self.under_way.insert(opaque, UnderWay { call, peer: name, until, sent });
-        start
+        }
     }
 
     /// The connection that `Start::Dial` asked for is there. Answers the frames to send.
@@ -113,11 +123,13 @@ impl Calls {
         self.peers.insert(Arc::clone(peer), Peer::Connected(conn));
         let mut frames = Vec::with_capacity(held.len());
         for (opaque, frame) in held {
-            // One whose time ran out meanwhile is answered already.
-            if let Some(call) = self.under_way.get_mut(&opaque) {
-                call.sent = Some((conn, now));
-                frames.push(frame);
+            match opaque.map(|opaque| self.under_way.get_mut(&opaque)) {
+                Some(Some(call)) => call.sent = Some((conn, now)),
+                // Its time ran out meanwhile, and it is answered.
+                Some(None) => continue,
+                None => {}
             }
+            frames.push(frame);
         }
         frames
     }
@@ -126,12 +138,12 @@ impl Calls {
     pub(crate) fn unreachable(&mut self, peer: &Arc<str>, why: &str) -> Vec<Ended> {
         let held = self.dialled(peer);
         held.into_iter()
-            .filter_map(|(opaque, _)| self.take(opaque))
+            .filter_map(|(opaque, _)| self.take(opaque?))
             .map(|gone| (gone.call, CallError::Unreachable { peer: peer.to_string(), why: why.to_owned() }))
             .collect()
     }
 
-    fn dialled(&mut self, peer: &Arc<str>) -> Vec<(i32, Vec<u8>)> {
+    fn dialled(&mut self, peer: &Arc<str>) -> Vec<(Option<i32>, Vec<u8>)> {
         self.dials -= 1;
         match self.peers.remove(peer) {
             Some(Peer::Dialling { held, .. }) => held,
@@ -201,6 +213,10 @@ impl Calls {
     }
 }
 
+fn refused(peer: &str, why: &str) -> Start {
+    Start::Refused(CallError::Unreachable { peer: peer.to_owned(), why: why.to_owned() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,8 +256,14 @@ mod tests {
         assert_eq!(calls.deadline(), None);
 
         assert!(matches!(start(&mut calls, 6, 100), Start::Dial(_)), "the next one dials again");
+        assert!(matches!(calls.tell("peer:1", vec![7]), Start::Hold), "what is told waits for the connection, too");
         assert_eq!(calls.unreachable(&peer, "refused"), [unreachable(6, "refused")]);
         assert!(calls.under_way.is_empty() && calls.peers.is_empty() && calls.dials == 0);
+
+        assert!(matches!(calls.tell("peer:1", vec![7]), Start::Dial(_)));
+        assert_eq!(calls.connected(&peer, Conn(8), Mono(0)), [vec![7]]);
+        assert!(matches!(calls.tell("peer:1", vec![8]), Start::Send(Conn(8), frame) if frame == [8]));
+        assert!(calls.under_way.is_empty(), "nobody waits for an answer");
     }
 
     #[test]

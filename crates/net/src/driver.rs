@@ -6,6 +6,7 @@ use crate::incoming::{self, Complaints, Taken};
 use crate::shards::Hands;
 use crate::sockets::{Gone, Sockets};
 use crate::talk::Talk;
+use keepmq_protocol::Request;
 use keepmq_protocol::frame::{self, Form};
 use keepmq_protocol::seam::{CallError, CallId, Conn, Core, Effect, Event};
 use keepmq_world::Mono;
@@ -150,6 +151,7 @@ where
                 Note::Push { conn, request } => self.sockets.push(conn, &request, now),
                 Note::Close { conn } => self.sockets.close_politely(conn),
                 Note::Call(asked) => self.call(&asked, now),
+                Note::Tell { peer, request } => self.tell(&peer, &request, now),
                 Note::Accepted { stream, peer } => self.sockets.welcome(stream, peer, now),
                 Note::Dialled(dialled) => self.dialled(dialled, now),
             }
@@ -214,6 +216,7 @@ where
                 Effect::Push { conn, request } => self.sockets.push(conn, &request, now),
                 Effect::Close { conn } => self.sockets.close_politely(conn),
                 Effect::Call { call, peer, request, until } => self.call(&Asked { call, peer, request, until }, now),
+                Effect::Tell { peer, request } => self.tell(&peer, &request, now),
                 Effect::Work(work) => {
                     if let Some(word) = self.hands.work(work).and_then(|word| self.talk.pass_on(word)) {
                         self.hear(word, now);
@@ -235,14 +238,28 @@ where
         });
         match start {
             Start::Send(conn, frame) => self.sockets.send(conn, &frame, now),
-            Start::Dial(peer) => {
-                if let Err(error) = dial::start(Arc::clone(&peer), Arc::clone(&self.talk.crew)) {
-                    let outcome = Err(format!("no thread could be started for it: {error}"));
-                    self.dialled(Dialled { peer, outcome }, now);
-                }
-            }
+            Start::Dial(peer) => self.dial(peer, now),
             Start::Hold => {}
             Start::Refused(error) => self.fail(*call, error),
+        }
+    }
+
+    fn tell(&mut self, peer: &str, request: &Request<'_>, now: Mono) {
+        let mut frame = Vec::new();
+        // Nobody answers, so nobody looks for the number.
+        frame::write_request(&mut frame, 0, Form::Json, true, request);
+        match self.calls.tell(peer, frame) {
+            Start::Send(conn, frame) => self.sockets.send(conn, &frame, now),
+            Start::Dial(peer) => self.dial(peer, now),
+            Start::Hold => {}
+            Start::Refused(error) => tracing::debug!(%error, "nobody hears what was to be told"),
+        }
+    }
+
+    fn dial(&mut self, peer: Arc<str>, now: Mono) {
+        if let Err(error) = dial::start(Arc::clone(&peer), Arc::clone(&self.talk.crew)) {
+            let outcome = Err(format!("no thread could be started for it: {error}"));
+            self.dialled(Dialled { peer, outcome }, now);
         }
     }
 

@@ -42,6 +42,7 @@ pub(crate) enum Note<D> {
     Push { conn: Conn, request: Request<'static> },
     Close { conn: Conn },
     Call(Box<Asked>),
+    Tell { peer: String, request: Request<'static> },
     Accepted { stream: TcpStream, peer: SocketAddr },
     Dialled(Dialled),
 }

@@ -99,11 +99,14 @@ impl<C: Core> Talk<C> {
                 Effect::Call { call, peer, request, until } if *shard != HEAD => {
                     outboxes[HEAD].push(Note::Call(Box::new(Asked { call, peer, request, until })));
                 }
+                Effect::Tell { peer, request } if *shard != HEAD => {
+                    outboxes[HEAD].push(Note::Tell { peer, request });
+                }
                 Effect::Exit(exit) => {
                     crew.exits();
                     effects.push(Effect::Exit(exit));
                 }
-                own @ (Effect::Call { .. } | Effect::Work(_)) => effects.push(own),
+                own @ (Effect::Call { .. } | Effect::Tell { .. } | Effect::Work(_)) => effects.push(own),
             }
         }
         let mut woken = crew.deliver(outboxes);

@@ -162,9 +162,13 @@ fn requests(folder: &Path, form: Form) -> io::Result<()> {
     };
     let (group, topic) = (|| "consumers".into(), || "OrderTopic".into());
     let requests = [
-        ("send-v1", Request::Send(Send { via: SendVia::V1, header: header.clone(), body: b"hello" }), long),
-        ("send-v2", Request::Send(Send { via: SendVia::V2, header, body: b"hello" }), short("false")),
-        ("send-batch", Request::Send(Send { via: SendVia::Batch, header: batch_header, body: &batch }), short("true")),
+        ("send-v1", Request::Send(Send { via: SendVia::V1, header: header.clone(), body: b"hello".into() }), long),
+        ("send-v2", Request::Send(Send { via: SendVia::V2, header, body: b"hello".into() }), short("false")),
+        (
+            "send-batch",
+            Request::Send(Send { via: SendVia::Batch, header: batch_header, body: (&batch[..]).into() }),
+            short("true"),
+        ),
         (
             "pull",
             Request::Pull(pull),

@@ -120,6 +120,13 @@ pub enum Effect<W> {
         /// When the answer is given up.
         until: Mono,
     },
+    /// Tell another process something; nobody answers, and nobody hears when it does not get there.
+    Tell {
+        /// `host:port`.
+        peer: String,
+        /// What it is told.
+        request: Request<'static>,
+    },
     /// Do something else; the core's own `Done` follows where its documentation says so.
     Work(W),
     /// End the process. Nothing follows.

@@ -79,13 +79,13 @@ fn request(name: &str, frame: &Frame<'_>) {
                 properties(name, text);
             }
             if send.via == SendVia::Batch {
-                let items = batch(send.body, 3).unwrap();
+                let items = batch(&send.body, 3).unwrap();
                 let mut again = Vec::new();
                 for item in &items {
                     properties(name, item.properties);
                     push_batch_item(&mut again, item);
                 }
-                assert_eq!(again, send.body, "{name}");
+                assert_eq!(again, *send.body, "{name}");
                 assert_eq!(items.iter().map(|item| item.body).collect::<Vec<_>>(), [&b"one"[..], b"number two", b"3"]);
             }
         }

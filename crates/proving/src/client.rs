@@ -320,13 +320,13 @@ pub fn unique_key(id: u64) -> String {
 
 /// A send to one queue.
 pub fn send_request<'b>(topic: &'b str, queue: i32, body: &'b [u8], properties: &'b str) -> Request<'b> {
-    Request::Send(Send { via: SendVia::V2, header: send_header(topic, queue, properties), body })
+    Request::Send(Send { via: SendVia::V2, header: send_header(topic, queue, properties), body: body.into() })
 }
 
 /// A send of several messages to one queue; `body` holds the items.
 pub fn batch_request<'b>(topic: &'b str, queue: i32, body: &'b [u8]) -> Request<'b> {
     let header = SendHeader { batch: true, ..send_header(topic, queue, "") };
-    Request::Send(Send { via: SendVia::Batch, header, body })
+    Request::Send(Send { via: SendVia::Batch, header, body: body.into() })
 }
 
 fn send_header<'b>(topic: &'b str, queue: i32, properties: &'b str) -> SendHeader<'b> {

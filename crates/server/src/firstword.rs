@@ -108,7 +108,7 @@ fn send(properties: &str, wall: Timestamp) -> Request<'_> {
         batch: false,
         broker_name: None,
     };
-    Request::Send(Send { via: SendVia::V2, header, body: BODY })
+    Request::Send(Send { via: SendVia::V2, header, body: BODY.into() })
 }
 
 fn pull(queue_id: i32, offset: i64) -> Request<'static> {

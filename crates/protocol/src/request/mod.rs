@@ -367,7 +367,7 @@ impl<'b> Request<'b> {
     /// Appends the body.
     pub fn write_body(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Send(send) => out.extend_from_slice(send.body),
+            Self::Send(send) => out.extend_from_slice(&send.body),
             Self::Heartbeat(heartbeat) => write_json(out, heartbeat),
             Self::CheckClientConfig(config) => write_json(out, config),
             Self::CreateGroup(group) => write_json(out, group),

@@ -1,5 +1,6 @@
 use crate::header;
 use crate::header::{Fields, HeaderError, Str};
+use std::borrow::Cow;
 
 /// Which of the three codes carries a send. All mean the same; whether it is a batch says [`SendHeader::batch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub struct Send<'b> {
     /// What the header says.
     pub header: SendHeader<'b>,
     /// The message's body, or the batch's items one behind the other.
-    pub body: &'b [u8],
+    pub body: Cow<'b, [u8]>,
 }
 
 header! {
@@ -60,6 +61,6 @@ header! {
 impl<'b> Send<'b> {
     /// Reads it.
     pub fn read(via: SendVia, fields: &Fields<'b>, body: &'b [u8]) -> Result<Self, HeaderError> {
-        Ok(Self { via, header: SendHeader::read(fields)?, body })
+        Ok(Self { via, header: SendHeader::read(fields)?, body: Cow::Borrowed(body) })
     }
 }

@@ -24,7 +24,7 @@ fn all() -> Vec<Request<'static>> {
                 batch: via == SendVia::Batch,
                 broker_name: Some("broker-a".into()),
             },
-            body: b"the body",
+            body: b"the body".into(),
         })
     };
     let (topic, group, queue_id) = (|| "T".into(), || "G".into(), 3);

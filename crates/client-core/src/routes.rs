@@ -1,0 +1,323 @@
+//! Where topics are, as far as this client knows. Source of the protocol: RocketMQ `MQClientInstance`, `TopicRouteData`.
+
+use crate::cx::Cx;
+use keepmq_protocol::body::{RouteData, perm};
+use keepmq_protocol::json;
+use keepmq_protocol::request::RouteInfo;
+use keepmq_protocol::seam::{CallError, CallId, Outcome};
+use keepmq_protocol::{BrokerName, MessageQueue, Request, Response, ResponseCode, Topic};
+use keepmq_world::{Keyed, Map, Mono};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Most queues of one route. RocketMQ's tools make a few per broker; a name server that says more is not believed.
+const QUEUES_MAX: u64 = 65_536;
+/// Least time between two questions for one topic.
+const GATHER: Duration = Duration::from_millis(100);
+/// How soon a topic that somebody waits for is asked for again when nobody knew it, or nobody answered: doubled each time.
+const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_MAX: Duration = Duration::from_secs(2);
+/// The topic whose route serves for topics that the first send is to create. Source: RocketMQ `AUTO_CREATE_TOPIC_KEY_TOPIC`.
+const DEFAULT_TOPIC: &str = "TBW102";
+
+/// Where the queues of one topic are.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Route {
+    /// Queues that take messages, in order of broker and number.
+    pub writable: Vec<MessageQueue>,
+    /// Queues that give messages, in the same order.
+    pub readable: Vec<MessageQueue>,
+    /// Addresses by broker and replica; 0 is the master.
+    pub brokers: BTreeMap<BrokerName, BTreeMap<i64, Arc<str>>>,
+}
+
+impl Route {
+    /// The master's address.
+    pub fn master(&self, broker: &BrokerName) -> Option<&Arc<str>> {
+        self.brokers.get(broker)?.get(&0)
+    }
+
+    /// No queue of either kind.
+    pub fn is_empty(&self) -> bool {
+        self.writable.is_empty() && self.readable.is_empty()
+    }
+
+    /// Reads the body of an answer to GET_ROUTEINFO_BY_TOPIC 105. The text says what is wrong with it.
+    pub fn read(topic: &Topic, body: &[u8]) -> Result<Self, String> {
+        let data: RouteData = json::parse(body).map_err(|error| error.to_string())?;
+        let mut route = Self::default();
+        for broker in data.broker_datas {
+            let name = BrokerName::new(&broker.broker_name).map_err(|error| error.to_string())?;
+            let replicas = broker.broker_addrs.into_iter().map(|(id, address)| (id, address.into()));
+            route.brokers.entry(name).or_default().extend(replicas);
+        }
+        let numbers =
+            data.queue_datas.iter().map(|queues| u64::from(queues.read_queue_nums.max(queues.write_queue_nums)));
+        let all: u64 = numbers.sum();
+        if all > QUEUES_MAX {
+            return Err(format!("it has {all} queues; the limit is {QUEUES_MAX}"));
+        }
+        for queues in &data.queue_datas {
+            let broker = BrokerName::new(&queues.broker_name).map_err(|error| error.to_string())?;
+            let of =
+                |number: u32| (0..number).map(|id| MessageQueue { topic: topic.clone(), broker: broker.clone(), id });
+            if queues.perm & perm::READ != 0 && route.brokers.contains_key(&broker) {
+                route.readable.extend(of(queues.read_queue_nums));
+            }
+            // Only a master takes messages.
+            if queues.perm & perm::WRITE != 0 && route.master(&broker).is_some() {
+                route.writable.extend(of(queues.write_queue_nums));
+            }
+        }
+        for queues in [&mut route.writable, &mut route.readable] {
+            queues.sort_unstable();
+            queues.dedup();
+        }
+        Ok(route)
+    }
+}
+
+/// Why there is no route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteError {
+    /// No name server has answered. Each with its reason, in the order in which they were asked.
+    Unreachable(Vec<(String, String)>),
+    /// The name servers that answered do not know the topic, nor one whose settings a new topic could take.
+    Unknown {
+        /// Who said so.
+        servers: Vec<String>,
+    },
+}
+
+impl fmt::Display for RouteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(tried) => {
+                write!(f, "no name server has answered")?;
+                tried.iter().try_for_each(|(server, why)| write!(f, "; {server}: {why}"))
+            }
+            Self::Unknown { servers } => write!(f, "no route: {} know no such topic", servers.join(", ")),
+        }
+    }
+}
+
+/// What an answer has changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// The route of a topic is new, or another one.
+    Changed(Topic),
+    /// It is as it was.
+    Same(Topic),
+    /// Every name server was asked, and there is none; what was known before, if anything was, still holds.
+    Failed(Topic),
+    /// An answer to a question of which the end is not known yet.
+    Asking,
+}
+
+/// The routes of all topics in use.
+///
+/// A topic is asked for at one name server; when that does not answer, or knows nothing of it, at the next, until all were
+/// asked. A route that is known is given up for "no such topic" only when more than half of the name servers say so: one that
+/// has just started knows nothing yet (row N4 of RocketMQ's losses).
+pub(crate) struct Routes {
+    servers: Vec<String>,
+    /// Which one is asked first.
+    first: usize,
+    every: Duration,
+    patience: Duration,
+    topics: Map<Topic, Entry>,
+    calls: BTreeMap<CallId, Topic>,
+}
+
+struct Entry {
+    route: Option<Arc<Route>>,
+    /// How the last round of questions ended, when it did not end with a route.
+    error: Option<RouteError>,
+    round: Option<Round>,
+    next_at: Mono,
+    asked_at: Option<Mono>,
+    again: Duration,
+    /// Somebody waits for it.
+    wanted: bool,
+}
+
+/// The questions of one round.
+#[derive(Default)]
+struct Round {
+    asked: usize,
+    silent: Vec<(String, String)>,
+    ignorant: Vec<String>,
+}
+
+impl Routes {
+    pub(crate) fn new(servers: Vec<String>, every: Duration, patience: Duration, seed: u64) -> Self {
+        assert!(!servers.is_empty(), "a client has at least one name server");
+        let topics = Keyed::new(seed).map();
+        Self { servers, first: 0, every, patience, topics, calls: BTreeMap::new() }
+    }
+
+    /// The route of a topic; one that is not known yet is asked for.
+    pub(crate) fn get<W>(&mut self, topic: &Topic, cx: &mut Cx<W>) -> Option<Arc<Route>> {
+        if let Some(route) = self.topics.get(topic).and_then(|entry| entry.route.clone()) {
+            return Some(route);
+        }
+        self.want(topic, cx);
+        None
+    }
+
+    /// The route as it is known, if it is.
+    pub(crate) fn known(&self, topic: &Topic) -> Option<&Arc<Route>> {
+        self.topics.get(topic)?.route.as_ref()
+    }
+
+    /// How the last round of questions for it ended, when it did not end with a route.
+    pub(crate) fn error(&self, topic: &Topic) -> Option<&RouteError> {
+        self.topics.get(topic)?.error.as_ref()
+    }
+
+    /// The route that a topic which does not exist may have, so that the first message creates it.
+    pub(crate) fn default_route<W>(&mut self, cx: &mut Cx<W>) -> Option<Arc<Route>> {
+        self.get(&default_topic(), cx)
+    }
+
+    /// Somebody waits for it, or has reason to think that what is known is old: ask soon.
+    pub(crate) fn want<W>(&mut self, topic: &Topic, cx: &mut Cx<W>) {
+        let now = cx.now.mono;
+        let entry = self.topics.entry(topic.clone()).or_insert_with(|| Entry {
+            route: None,
+            error: None,
+            round: None,
+            next_at: now,
+            asked_at: None,
+            again: AGAIN,
+            wanted: true,
+        });
+        entry.wanted = true;
+        if entry.round.is_none() {
+            // A round that has failed says itself when to try again.
+            let soonest =
+                entry.asked_at.map_or(now, |asked| asked + if entry.error.is_some() { entry.again } else { GATHER });
+            entry.next_at = entry.next_at.min(soonest.max(now));
+        }
+        self.on_time(cx);
+    }
+
+    /// Asks for what is due.
+    pub(crate) fn on_time<W>(&mut self, cx: &mut Cx<W>) {
+        let now = cx.now.mono;
+        let due = |entry: &Entry| entry.round.is_none() && entry.next_at <= now;
+        let topics: Vec<Topic> =
+            self.topics.iter().filter(|(_, entry)| due(entry)).map(|(topic, _)| topic.clone()).collect();
+        for topic in topics {
+            let entry = self.topics.get_mut(&topic).expect("it was just found");
+            entry.round = Some(Round::default());
+            entry.asked_at = Some(now);
+            self.ask(topic, cx);
+        }
+    }
+
+    fn ask<W>(&mut self, topic: Topic, cx: &mut Cx<W>) {
+        let round = self.topics.get_mut(&topic).and_then(|entry| entry.round.as_mut()).expect("a round is under way");
+        let server = &self.servers[(self.first + round.asked) % self.servers.len()];
+        let info = RouteInfo { topic: topic.as_str().to_owned().into(), standard_json: Some(true) };
+        let call = cx.call(server, Request::RouteInfo(info), cx.now.mono + self.patience);
+        self.calls.insert(call, topic);
+    }
+
+    /// Takes an answer; `None` when the call is none of ours.
+    pub(crate) fn answered<W>(&mut self, call: CallId, outcome: &Outcome, cx: &mut Cx<W>) -> Option<News> {
+        let topic = self.calls.remove(&call)?;
+        let servers = self.servers.len();
+        let entry = self.topics.get_mut(&topic).expect("topics are not forgotten");
+        let round = entry.round.as_mut().expect("the question belongs to a round");
+        let at = (self.first + round.asked) % servers;
+        let server = self.servers[at].clone();
+        match read(&topic, outcome) {
+            Ok(Some(route)) => {
+                // The others need not be asked, and this one is asked first from now on.
+                self.first = at;
+                entry.round = None;
+                return Some(entry.take(topic, route, self.every, cx));
+            }
+            Ok(None) => round.ignorant.push(server),
+            Err(why) => round.silent.push((server, why)),
+        }
+        round.asked += 1;
+        if round.asked < servers {
+            self.ask(topic, cx);
+            return Some(News::Asking);
+        }
+        let round = entry.round.take().expect("it was just there");
+        let now = cx.now.mono;
+        entry.next_at = now + if entry.wanted || entry.route.is_some() { entry.again } else { self.every };
+        entry.again = (entry.again * 2).min(AGAIN_MAX.min(self.every));
+        let majority = round.ignorant.len() * 2 > servers;
+        let believed = majority || keepmq_world::planted!("empty-route-accepted") && !round.ignorant.is_empty();
+        entry.error = Some(match round.ignorant.is_empty() {
+            true => RouteError::Unreachable(round.silent),
+            false => RouteError::Unknown { servers: round.ignorant },
+        });
+        if believed && entry.route.take().is_some() {
+            return Some(News::Changed(topic));
+        }
+        Some(News::Failed(topic))
+    }
+
+    /// Who may be told that this client lives: address by broker and replica.
+    pub(crate) fn brokers(&self) -> BTreeMap<(BrokerName, i64), Arc<str>> {
+        let mut brokers = BTreeMap::new();
+        for route in self.topics.values().filter_map(|entry| entry.route.as_ref()) {
+            for (name, replicas) in &route.brokers {
+                brokers.extend(replicas.iter().map(|(id, address)| ((name.clone(), *id), Arc::clone(address))));
+            }
+        }
+        brokers
+    }
+
+    /// When to ask next.
+    pub(crate) fn deadline(&self) -> Option<Mono> {
+        self.topics.values().filter(|entry| entry.round.is_none()).map(|entry| entry.next_at).min()
+    }
+}
+
+impl Entry {
+    fn take<W>(&mut self, topic: Topic, route: Route, every: Duration, cx: &mut Cx<W>) -> News {
+        self.error = None;
+        self.again = AGAIN;
+        self.wanted = false;
+        // Not all clients of a cluster at the same moment.
+        let jitter = cx.chance.below(1 + u64::try_from(every.as_nanos() / 10).unwrap_or(u64::MAX));
+        self.next_at = cx.now.mono + every.saturating_sub(Duration::from_nanos(jitter));
+        if self.route.as_deref() == Some(&route) {
+            return News::Same(topic);
+        }
+        self.route = Some(Arc::new(route));
+        News::Changed(topic)
+    }
+}
+
+/// The route; `None` when the name server knows none; else why it did not say.
+fn read(topic: &Topic, outcome: &Outcome) -> Result<Option<Route>, String> {
+    let response: &Response = match outcome {
+        Ok(response) => response,
+        Err(CallError::Unreachable { why, .. } | CallError::Lost { why, .. }) => return Err(why.clone()),
+    };
+    if response.code == ResponseCode::TopicNotExist as i32 {
+        return Ok(None);
+    }
+    if !response.is_ok() {
+        let remark = response.remark.as_deref().unwrap_or("no reason is given");
+        return Err(format!("it answers with code {}: {remark}", response.code));
+    }
+    let body = response.body.concat();
+    let route = Route::read(topic, &body).map_err(|error| format!("its answer cannot be read: {error}"))?;
+    // Brokers that are there without a queue of the topic are as good as no route.
+    Ok(Some(route).filter(|route| !route.is_empty()))
+}
+
+/// The topic whose settings a new topic takes.
+pub(crate) fn default_topic() -> Topic {
+    Topic::new(DEFAULT_TOPIC).expect("a legal name")
+}
