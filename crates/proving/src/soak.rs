@@ -70,11 +70,13 @@ fn story(binary: &Path, folder: &Path, time: Duration, seed: u64) -> Result<Stri
             told.push(format!("{rounds} rounds of {name}"));
         }
         watched.map(|()| told.join(", "))
-    })?;
+    });
+    // Also when it has failed: how memory went until then may say why.
+    table(&samples);
+    let told = told?;
     let line = judge("good clients", &good.seen(), began.elapsed(), LATE)?;
     good.check()?;
     let verdict = good.stop()?;
-    table(&samples);
     let second: Vec<_> = samples.split_off(samples.len() / 2).iter().map(|row| (row.minutes, row.kib as f64)).collect();
     let slope = slope(&second);
     let status = broker.stop()?;
