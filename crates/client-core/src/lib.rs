@@ -23,13 +23,17 @@ mod routes;
 pub use config::ClientConfig;
 pub use routes::{Route, RouteError};
 
+mod ids;
 mod message;
 mod received;
 pub use message::{Message, MessageError};
 pub use received::{Received, UnreadableMessage};
 
 mod producer;
-pub use producer::{ProducerCommand, ProducerConfig, ProducerReport, ProducerWork, Receipt, SendError, SendId, Target};
+mod selector;
+pub use producer::{
+    Producer, ProducerCommand, ProducerConfig, ProducerReport, ProducerWork, Receipt, SendError, SendId, Target,
+};
 
 pub mod assign;
 mod consumer;

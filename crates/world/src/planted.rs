@@ -31,6 +31,11 @@ pub const BUGS: &[(&str, &str)] = &[
     ("unknown-comes-late", "nothing wakes the broker to give up on answers that the disk keeps waiting"),
     ("expired-broker-stays", "a name server never forgets a broker that says nothing any more"),
     ("kv-answered-before-saved", "a name server answers a change of its key-value configuration before it is on disk"),
+    ("empty-route-accepted", "a client gives a route up because one of its name servers, just started, knows nothing yet"),
+    ("responses-swapped", "a producer takes the answer to one send for that of another to the same queue"),
+    ("retry-without-time", "a producer tries again although the time of the send is over"),
+    ("close-drops-in-flight", "a producer that is closed does not end what is under way"),
+    ("unknown-taken-for-ok", "a producer takes FLUSH_DISK_TIMEOUT for a message that is kept"),
 ];
 
 #[cfg(feature = "planted")]

@@ -1,7 +1,8 @@
+//! What a producer is told, what it wants done, and how a send ends.
+
 use crate::config::ClientConfig;
 use crate::message::Message;
 use keepmq_protocol::{BrokerName, MessageQueue, QueueOffset};
-use keepmq_world::Mono;
 use std::time::Duration;
 
 /// Names a send, for whoever asked for it. Never used twice in the life of a producer.
@@ -45,7 +46,7 @@ impl ProducerConfig {
             client,
             group,
             send_timeout: Duration::from_secs(3),
-            attempt_timeout: Duration::from_secs(1),
+            attempt_timeout: Duration::from_secs(2),
             retries: 2,
             default_topic_queues: 4,
             compress_over: 4096,
