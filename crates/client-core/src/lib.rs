@@ -38,6 +38,6 @@ pub use producer::{
 pub mod assign;
 mod consumer;
 pub use consumer::{
-    Batch, ConsumeFrom, ConsumerReport, MessageModel, PullCommand, PullConfig, PullWork, PushCommand, PushConfig,
-    PushWork, SeekTo, Subscription, Verdict,
+    Batch, ConsumeFrom, ConsumerReport, MessageModel, PullCommand, PullConfig, PullConsumer, PullWork, PushCommand,
+    PushConfig, PushWork, SeekTo, Subscription, Verdict,
 };

@@ -1,9 +1,9 @@
-//! Consumers: `PushConsumer` has its messages processed by a listener, `PullConsumer` is asked for them.
+//! Consumers: `PushConsumer` has its messages processed by a listener, [`PullConsumer`] is asked for them.
 
 mod pull;
 mod push;
 
-pub use pull::{PullCommand, PullConfig, PullWork, SeekTo};
+pub use pull::{PullCommand, PullConfig, PullConsumer, PullWork, SeekTo};
 pub use push::{Batch, ConsumerReport, PushCommand, PushConfig, PushWork, Verdict};
 
 use keepmq_protocol::Topic;

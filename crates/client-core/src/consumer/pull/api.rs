@@ -1,6 +1,8 @@
-use super::{ConsumeFrom, Subscription};
+//! What a pull consumer is told, and what it wants done.
+
 use crate::RouteError;
 use crate::config::ClientConfig;
+use crate::consumer::{ConsumeFrom, Subscription};
 use crate::received::Received;
 use keepmq_protocol::{MessageQueue, QueueOffset, Topic};
 use keepmq_world::Timestamp;
@@ -21,6 +23,20 @@ pub struct PullConfig {
     pub pull_batch: u32,
     /// How long a broker may hold a pull for which there is nothing.
     pub hold: Duration,
+}
+
+impl PullConfig {
+    /// Whole topics, from the first message on where the group has no offset; RocketMQ's batches of 32.
+    pub fn new(client: ClientConfig, group: Option<String>) -> Self {
+        Self {
+            client,
+            group,
+            from: ConsumeFrom::FirstOffset,
+            subscriptions: Vec::new(),
+            pull_batch: 32,
+            hold: Duration::from_secs(15),
+        }
+    }
 }
 
 /// A place in a queue.
