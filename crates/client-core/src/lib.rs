@@ -34,6 +34,6 @@ pub use producer::{ProducerCommand, ProducerConfig, ProducerReport, ProducerWork
 pub mod assign;
 mod consumer;
 pub use consumer::{
-    Batch, ConsumeFrom, ConsumerReport, MessageModel, PullCommand, PullConfig, PullWork, PushCommand, PushConfig,
-    PushWork, SeekTo, Subscription, Verdict,
+    Batch, ConsumeFrom, ConsumerReport, MessageModel, PullCommand, PullConfig, PullConsumer, PullWork, PushCommand,
+    PushConfig, PushConsumer, PushWork, SeekTo, Subscription, Verdict,
 };

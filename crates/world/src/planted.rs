@@ -31,6 +31,14 @@ pub const BUGS: &[(&str, &str)] = &[
     ("unknown-comes-late", "nothing wakes the broker to give up on answers that the disk keeps waiting"),
     ("expired-broker-stays", "a name server never forgets a broker that says nothing any more"),
     ("kv-answered-before-saved", "a name server answers a change of its key-value configuration before it is on disk"),
+    ("offset-before-processing", "a consumer commits what it has handed out, not what was processed"),
+    ("pull-started-twice", "a consumer that keeps a queue when queues are shared anew begins a second pull of it"),
+    (
+        "last-offset-skips",
+        "a new group that begins at the end asks for it before it is announced, keeps it nowhere, and passes over the first messages of new queues",
+    ),
+    ("removed-queue-still-delivers", "a consumer goes on to deliver messages of a queue that it has given away"),
+    ("later-moves-offset", "a message that a listener wants again later does not hold the offset"),
 ];
 
 #[cfg(feature = "planted")]
