@@ -39,5 +39,5 @@ pub mod assign;
 mod consumer;
 pub use consumer::{
     Batch, ConsumeFrom, ConsumerReport, MessageModel, PullCommand, PullConfig, PullConsumer, PullWork, PushCommand,
-    PushConfig, PushWork, SeekTo, Subscription, Verdict,
+    PushConfig, PushConsumer, PushWork, SeekTo, Subscription, Verdict,
 };

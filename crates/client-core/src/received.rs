@@ -276,9 +276,15 @@ pub(crate) mod tests {
         let pulled = read_all(&records, "x || Aa");
         assert_eq!((pulled.next, pulled.unreadable), (QueueOffset(9), None));
         let [plain, packed] = &pulled.messages[..] else { panic!("{:?}", pulled.messages) };
-        assert_eq!((plain.offset, &plain.body[..], plain.tag(), &*plain.message_id), (QueueOffset(3), &b"plain"[..], Some("Aa"), "id"));
+        assert_eq!(
+            (plain.offset, &plain.body[..], plain.tag(), &*plain.message_id),
+            (QueueOffset(3), &b"plain"[..], Some("Aa"), "id")
+        );
         assert_eq!(plain.keys().collect::<Vec<_>>(), ["k1", "k2"]);
-        assert_eq!((packed.offset, &packed.body[..], packed.property("colour")), (QueueOffset(6), &[7; 5000][..], Some("red")));
+        assert_eq!(
+            (packed.offset, &packed.body[..], packed.property("colour")),
+            (QueueOffset(6), &[7; 5000][..], Some("red"))
+        );
         assert_eq!(packed.message_id, packed.offset_message_id, "a message without the producer's id has the broker's");
         assert_eq!(read_all(&records, "*").messages.len(), 3);
     }

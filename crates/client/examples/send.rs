@@ -13,7 +13,10 @@ async fn main() -> anyhow::Result<()> {
     for number in 0..10 {
         let message = Message::new(&topic, format!("order {number}"))?.tag("created")?.keys([&*number.to_string()])?;
         match producer.send(message).await {
-            Ok(receipt) => println!("kept: queue {} offset {}, {}", receipt.queue.id, receipt.offset, receipt.message_id),
+            Ok(receipt) => {
+                let (queue, offset) = (receipt.queue.id, receipt.offset);
+                println!("kept: queue {queue} offset {offset}, {}", receipt.message_id);
+            }
             // Not stored: it can be sent again without a second thought.
             Err(error @ SendError::Refused { .. }) => println!("{error}"),
             // It may have been stored: look it up by its id, or let the consumer expect it twice.

@@ -38,10 +38,12 @@ mod driver;
 mod error;
 mod producer;
 mod pull_consumer;
+mod push_consumer;
 
 pub use error::StartError;
 pub use producer::{Producer, ProducerBuilder};
 pub use pull_consumer::{PullConsumer, PullConsumerBuilder, PullError};
+pub use push_consumer::{PushConsumer, PushConsumerBuilder};
 
 pub use keepmq_client_core::assign::Strategy;
 pub use keepmq_client_core::{

@@ -32,11 +32,22 @@ pub const BUGS: &[(&str, &str)] = &[
     ("unknown-comes-late", "nothing wakes the broker to give up on answers that the disk keeps waiting"),
     ("expired-broker-stays", "a name server never forgets a broker that says nothing any more"),
     ("kv-answered-before-saved", "a name server answers a change of its key-value configuration before it is on disk"),
-    ("empty-route-accepted", "a client gives a route up because one of its name servers, just started, knows nothing yet"),
+    (
+        "empty-route-accepted",
+        "a client gives a route up because one of its name servers, just started, knows nothing yet",
+    ),
     ("responses-swapped", "a producer takes the answer to one send for that of another to the same queue"),
     ("retry-without-time", "a producer tries again although the time of the send is over"),
     ("close-drops-in-flight", "a producer that is closed does not end what is under way"),
     ("unknown-taken-for-ok", "a producer takes FLUSH_DISK_TIMEOUT for a message that is kept"),
+    ("offset-before-processing", "a consumer commits what it has handed out, not what was processed"),
+    ("pull-started-twice", "a consumer that keeps a queue when queues are shared anew begins a second pull of it"),
+    (
+        "last-offset-skips",
+        "a new group that begins at the end asks for it before it is announced, keeps it nowhere, and passes over the first messages of new queues",
+    ),
+    ("removed-queue-still-delivers", "a consumer goes on to deliver messages of a queue that it has given away"),
+    ("later-moves-offset", "a message that a listener wants again later does not hold the offset"),
 ];
 
 #[cfg(feature = "planted")]
