@@ -6,18 +6,28 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitCode {
+    /// A check has failed: what was promised was not found.
+    Failed = 1,
     /// The command line cannot be understood.
     Usage = 2,
     /// The configuration is refused.
     Configuration = 3,
     /// Another process cannot be reached.
     Unreachable = 4,
+    /// A broker has refused it.
+    Refused = 5,
+    /// There is no such topic, group or file.
+    NotFound = 6,
     /// The store is in use.
     InUse = 7,
     /// The store is damaged.
     Damaged = 8,
     /// An I/O error has stopped it.
     Io = 9,
+    /// It was sent, but not every answer is SEND_OK.
+    NotAllKept = 12,
+    /// A signal has ended it.
+    Interrupted = 130,
 }
 
 /// Why it ended: one problem or several of a kind.
@@ -25,7 +35,7 @@ pub enum ExitCode {
 pub struct Failure {
     /// What the process ends with.
     pub exit: ExitCode,
-    /// At least one.
+    /// None when all has been said already.
     pub problems: Vec<Problem>,
 }
 
@@ -58,6 +68,11 @@ impl Failure {
     /// Of one problem.
     pub fn new(exit: ExitCode, problem: Problem) -> Self {
         Self { exit, problems: vec![problem] }
+    }
+
+    /// Whose reason has been shown already.
+    pub fn said(exit: ExitCode) -> Self {
+        Self { exit, problems: Vec::new() }
     }
 }
 
