@@ -14,6 +14,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +24,11 @@ const DOORS: usize = 1;
 const DOORS_MAX: usize = 15;
 const SLOTS: usize = DOORS + DOORS_MAX;
 
-/// Bytes that one turn reads from one connection, and from all; what is left waits for the next turn.
-const CONNECTION_BYTES: usize = 256 << 10;
-const TURN_BYTES: usize = 4 << 20;
+/// Bytes that one turn reads from all connections; what is left waits for the next turn, in the order in which it came. A turn
+/// is how long everybody waits for everybody else, several times from question to answer.
+const TURN_BYTES: usize = 1 << 20;
+/// Each connection may have its part of them, within these bounds: the more want something, the less at a time.
+const CONNECTION_BYTES: RangeInclusive<usize> = 16 << 10..=256 << 10;
 /// When much is owed to all together, each may have this part of what it otherwise may.
 const SCARCE: usize = 32;
 /// Bytes of one read.
@@ -240,6 +243,7 @@ impl Sockets {
     pub(crate) fn read(&mut self, now: Mono) -> Vec<Touched> {
         let mut touched = Vec::with_capacity(self.ready.len());
         let mut left = TURN_BYTES;
+        let part = (TURN_BYTES / self.ready.len().max(1)).clamp(*CONNECTION_BYTES.start(), *CONNECTION_BYTES.end());
         let patience = self.patience();
         let mut unfinished = Vec::new();
         for _ in 0..self.ready.len() {
@@ -255,7 +259,7 @@ impl Sockets {
             if connection.out.unsent() > patience {
                 continue;
             }
-            let (read, end) = connection.read(&mut self.scratch, CONNECTION_BYTES.min(left), now);
+            let (read, end) = connection.read(&mut self.scratch[..part.min(SCRATCH)], part.min(left), now);
             left = left.saturating_sub(read);
             if connection.readable && end.is_none() {
                 unfinished.push(slot);

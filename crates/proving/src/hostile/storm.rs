@@ -55,6 +55,9 @@ const STRANGERS: &[Stranger] = &[
     ("idle", strangers::idle),
 ];
 
+/// Names all of them.
+const ALL: &str = "all";
+
 /// The storm, as one check; `only` one of the strangers, if it is named.
 pub(super) fn run(tally: &mut Tally, what: &str, binary: &Path, long: bool, only: Option<&str>) -> Result<()> {
     let times = match long {
@@ -62,10 +65,10 @@ pub(super) fn run(tally: &mut Tally, what: &str, binary: &Path, long: bool, only
         false => Times { quiet: Duration::from_secs(6), storm: Duration::from_secs(25) },
     };
     let mut chosen: Vec<Stranger> =
-        STRANGERS.iter().copied().filter(|(name, _)| only.is_none_or(|only| only == *name)).collect();
+        STRANGERS.iter().copied().filter(|(name, _)| only.is_none_or(|only| only == *name || only == ALL)).collect();
     if chosen.is_empty() {
         let names: Vec<_> = STRANGERS.iter().map(|(name, _)| *name).collect();
-        bail!("no such stranger; there are {}", names.join(", "));
+        bail!("no such stranger; there are {}, or {ALL}", names.join(", "));
     }
     let files = raise_files();
     if files < strangers::IDLE as u64 + FILES {
