@@ -531,11 +531,10 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    #[test]
-    fn a_connection_in_the_place_of_another_is_read_once_a_turn() {
+    fn listening() -> (Sockets, SocketAddr) {
         let limits = NetLimits {
             frame_bytes: 1 << 20,
-            connections: 10,
+            connections: 100,
             unsent_bytes: 1 << 20,
             owed_bytes: 1 << 30,
             unread_bytes: 1 << 30,
@@ -543,6 +542,37 @@ mod tests {
         };
         let mut sockets = Sockets::new(limits, Connections::reserve(1), 0, Arc::new(Crowd::new(1))).unwrap();
         let address = sockets.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        (sockets, address)
+    }
+
+    #[test]
+    fn when_many_want_something_each_has_its_part_of_the_turn() {
+        const MANY: usize = 32;
+        const EACH: usize = 3 * TURN_BYTES / MANY;
+        let (mut sockets, address) = listening();
+        let mut peers: Vec<_> = (0..MANY).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        for peer in &mut peers {
+            peer.write_all(&[b'x'; EACH]).unwrap();
+        }
+        while sockets.ready.len() < MANY {
+            sockets.wait(Duration::from_secs(10)).unwrap();
+            sockets.accept(Mono(0));
+        }
+        let has = |sockets: &Sockets, slot| sockets.connections.at(slot).unwrap().incoming.len();
+        for turn in 1.. {
+            sockets.read(Mono(0));
+            let most = (0..MANY).map(|slot| has(&sockets, slot)).max().unwrap();
+            assert!(most <= turn * TURN_BYTES / MANY, "{most} bytes of one in {turn} turns");
+            if (0..MANY).all(|slot| has(&sockets, slot) == EACH) {
+                break;
+            }
+            sockets.wait(Duration::from_secs(10)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_connection_in_the_place_of_another_is_read_once_a_turn() {
+        let (mut sockets, address) = listening();
         let mut peer = std::net::TcpStream::connect(address).unwrap();
         let writer = std::thread::spawn(move || while peer.write_all(&[b'x'; 64 << 10]).is_ok() {});
         let mut unfinished = 0;
