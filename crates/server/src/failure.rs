@@ -6,18 +6,28 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitCode {
+    /// A check or a comparison has failed.
+    Failed = 1,
     /// The command line cannot be understood.
     Usage = 2,
     /// The configuration is refused.
     Configuration = 3,
     /// Another process cannot be reached.
     Unreachable = 4,
+    /// A broker or a name server says no.
+    Refused = 5,
+    /// There is no such topic, group or message.
+    NotFound = 6,
     /// The store is in use.
     InUse = 7,
     /// The store is damaged.
     Damaged = 8,
     /// An I/O error has stopped it.
     Io = 9,
+    /// Messages were sent, and not every one of them ended with SEND_OK.
+    NotAllKept = 12,
+    /// The user has interrupted it.
+    Interrupted = 130,
 }
 
 /// Why it ended: one problem or several of a kind.
