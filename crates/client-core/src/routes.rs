@@ -39,6 +39,11 @@ impl Route {
         self.brokers.get(broker)?.get(&0)
     }
 
+    /// Brokers that take messages.
+    pub(crate) fn masters(&self) -> usize {
+        self.writable.chunk_by(|one, next| one.broker == next.broker).count()
+    }
+
     /// No queue of either kind.
     pub fn is_empty(&self) -> bool {
         self.writable.is_empty() && self.readable.is_empty()
@@ -144,8 +149,10 @@ struct Entry {
 }
 
 /// The questions of one round.
-#[derive(Default)]
 struct Round {
+    /// Who was asked first. The answer to another topic's question may change who is asked first from then on, but not this:
+    /// one server would be asked twice, and pass for a majority.
+    first: usize,
     asked: usize,
     silent: Vec<(String, String)>,
     ignorant: Vec<String>,
@@ -212,7 +219,7 @@ impl Routes {
             self.topics.iter().filter(|(_, entry)| due(entry)).map(|(topic, _)| topic.clone()).collect();
         for topic in topics {
             let entry = self.topics.get_mut(&topic).expect("it was just found");
-            entry.round = Some(Round::default());
+            entry.round = Some(Round { first: self.first, asked: 0, silent: Vec::new(), ignorant: Vec::new() });
             entry.asked_at = Some(now);
             self.ask(topic, cx);
         }
@@ -220,7 +227,7 @@ impl Routes {
 
     fn ask<W>(&mut self, topic: Topic, cx: &mut Cx<W>) {
         let round = self.topics.get_mut(&topic).and_then(|entry| entry.round.as_mut()).expect("a round is under way");
-        let server = &self.servers[(self.first + round.asked) % self.servers.len()];
+        let server = &self.servers[(round.first + round.asked) % self.servers.len()];
         let info = RouteInfo { topic: topic.as_str().to_owned().into(), standard_json: Some(true) };
         let call = cx.call(server, Request::RouteInfo(info), cx.now.mono + self.patience);
         self.calls.insert(call, topic);
@@ -232,7 +239,7 @@ impl Routes {
         let servers = self.servers.len();
         let entry = self.topics.get_mut(&topic).expect("topics are not forgotten");
         let round = entry.round.as_mut().expect("the question belongs to a round");
-        let at = (self.first + round.asked) % servers;
+        let at = (round.first + round.asked) % servers;
         let server = self.servers[at].clone();
         match read(&topic, outcome) {
             Ok(Some(route)) => {
