@@ -102,6 +102,7 @@ impl Heartbeats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routes;
     use crate::routes::tests::{at, learn, route};
     use keepmq_protocol::Response;
     use keepmq_protocol::seam::{CallError, Effect};
@@ -113,7 +114,7 @@ mod tests {
         Heartbeats::new(Duration::from_secs(30), Duration::from_secs(3), masters_only)
     }
 
-    fn met(heartbeats: &mut Heartbeats, cx: &mut Cx<()>, brokers: &[(&str, &[(i64, &str)], i32, u32)]) {
+    fn met(heartbeats: &mut Heartbeats, cx: &mut Cx<()>, brokers: &[routes::tests::Told<'_>]) {
         let servers = vec!["n".to_owned()];
         let mut routes = Routes::new(servers, Duration::from_secs(30), Duration::from_secs(3), 1);
         learn(&mut routes, cx, route(brokers));

@@ -338,6 +338,9 @@ pub(crate) mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
+    /// What a name server says of a broker: its replicas and their addresses, what may be done with its queues, and how many.
+    pub(crate) type Told<'a> = (&'a str, &'a [(i64, &'a str)], i32, u32);
+
     fn topic() -> Topic {
         Topic::new("T").unwrap()
     }
@@ -346,14 +349,14 @@ pub(crate) mod tests {
         Now { mono: Mono(mono), wall: Timestamp(0) }
     }
 
-    /// A name server's answer: brokers with their replicas and addresses, what may be done with their queues, and how many.
-    pub(crate) fn route(brokers: &[(&str, &[(i64, &str)], i32, u32)]) -> Response {
-        let broker = |(name, replicas, ..): &(&str, &[(i64, &str)], i32, u32)| BrokerData {
+    /// A name server's answer.
+    pub(crate) fn route(brokers: &[Told<'_>]) -> Response {
+        let broker = |(name, replicas, ..): &Told<'_>| BrokerData {
             broker_name: (*name).to_owned(),
             broker_addrs: replicas.iter().map(|(id, address)| (*id, (*address).to_owned())).collect(),
             ..BrokerData::default()
         };
-        let queues = |(name, _, perm, number): &(&str, &[(i64, &str)], i32, u32)| QueueData {
+        let queues = |(name, _, perm, number): &Told<'_>| QueueData {
             broker_name: (*name).to_owned(),
             read_queue_nums: *number,
             write_queue_nums: *number,

@@ -200,11 +200,18 @@ fn lost(_: &Send<'_>, peer: &str) -> Outcome {
     Err(CallError::Lost { peer: peer.to_owned(), why: "the connection ended".to_owned() })
 }
 
-fn kept(send: &Send<'_>, _: &str) -> Outcome {
-    let fields =
-        [("msgId", "ID".to_owned()), ("queueId", send.header.queue_id.to_string()), ("queueOffset", "5".to_owned())];
-    let fields = fields.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect();
-    Ok(Response::ok().with_header(ResponseHeader::Fields(fields)))
+fn kept(send: &Send<'_>, peer: &str) -> Outcome {
+    kept_as(ResponseCode::Success, 5)(send, peer)
+}
+
+/// The whole answer to a send, with another offset, or another code.
+fn kept_as(code: ResponseCode, offset: u64) -> impl FnOnce(&Send<'_>, &str) -> Outcome {
+    move |send, _| {
+        let queue = send.header.queue_id.to_string();
+        let fields = [("msgId", "ID".to_owned()), ("queueId", queue), ("queueOffset", offset.to_string())];
+        let fields = fields.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect();
+        Ok(Response { code: code as i32, ..Response::ok() }.with_header(ResponseHeader::Fields(fields)))
+    }
 }
 
 fn uniq_key(send: &Send<'_>) -> String {
@@ -660,4 +667,33 @@ fn who_asks_for_queues_during_the_farewell_is_answered() {
     world.tell(ProducerCommand::Route { topic: Topic::new("U").unwrap() });
     world.pass(SECOND);
     assert!(world.works.iter().any(|work| matches!(work, ProducerWork::Routed { .. })), "{:?}", world.works);
+}
+
+#[test]
+fn a_message_that_is_not_on_disk_yet_gets_no_receipt_though_its_place_is_told() {
+    for lesser in [ResponseCode::FlushDiskTimeout, ResponseCode::SlaveNotAvailable, ResponseCode::FlushSlaveTimeout] {
+        let mut world = World::routed(&["a"], |config| config.retries = 0);
+        world.send(message());
+        world.answer_send(kept_as(lesser, 5));
+        assert_eq!(world.ends(), format!("1:unknown({})", lesser as i32));
+    }
+}
+
+#[test]
+fn each_send_gets_its_own_answer() {
+    let mut world = World::routed(&["a"], |_| {});
+    let queue = MessageQueue { topic: topic(), broker: BrokerName::new("a").unwrap(), id: 1 };
+    for id in 1..=3 {
+        let to = Target::Queue(queue.clone());
+        world.tell(ProducerCommand::Send { id: SendId(id), message: message(), to, timeout: None });
+    }
+    // In the order in which they were asked: 10, 11, 12.
+    (10..13).for_each(|offset| {
+        world.answer_send(kept_as(ResponseCode::Success, offset));
+    });
+    let offsets = world.works.iter().map(|work| match work {
+        ProducerWork::Sent { id, outcome: Ok(receipt) } => (id.0, receipt.offset.0),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(offsets.collect::<Vec<_>>(), [(1, 10), (2, 11), (3, 12)]);
 }
