@@ -123,7 +123,7 @@ fn run(mut command: Command) -> Result<Run> {
 /// MiB of a consumer that waits.
 fn idle(binary: &Path, name_server: &str, folder: &Path) -> Result<f64> {
     let mut command = Command::new(binary);
-    command.args(["consume", TOPIC, "-g", "bench-idle", "--namesrv", name_server]);
+    command.args(["consume", TOPIC, "-g", "bench-idle", "--from", "last", "--namesrv", name_server]);
     let process = Process::start(&command, &folder.join("idle.log"))?;
     std::thread::sleep(Duration::from_secs(5));
     let kib = process.status_kib("VmRSS").with_context(|| process.said())?;
