@@ -282,8 +282,9 @@ impl<D: Disk> Broker<D> {
         if !matches!(self.life, Life::Failed { .. }) {
             cx.pending.release(cx.store.commit(), cx.now.mono, &mut cx.effects);
             for queue in cx.store.take_grown() {
-                self.pulling.on_grown(&queue, cx);
+                self.pulling.on_grown(&queue);
             }
+            self.pulling.serve_parked(cx);
         }
         cx.pending.on_time(cx.now.mono, &mut cx.effects);
         self.pulling.on_time(cx);

@@ -21,9 +21,25 @@ const HOLD_MAX: Duration = Duration::from_secs(60);
 /// Time that it is held when `longPollingEnable` is off (RocketMQ: `shortPollingTimeMills`).
 const HOLD_SHORT: Duration = Duration::from_secs(1);
 
+/// Most parked pulls that are looked at, or let go, in one go, and the time from then to the next: a hundred thousand of them
+/// cost a tenth of a second, in which everybody else wants something as well.
+const AT_ONCE: u32 = 500;
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Pulls: check, then serve, or park until there is something.
 pub(crate) struct Pulling {
     parked: Parked,
+    /// Of looks at those whose queue has grown.
+    looks: Allowance,
+    /// Of answers to those whose time is up.
+    partings: Allowance,
+}
+
+/// How much may be done before others have their turn.
+#[derive(Default)]
+struct Allowance {
+    left: u32,
+    again_at: Mono,
 }
 
 /// What a look at a queue gives.
@@ -40,7 +56,7 @@ enum Look {
 
 impl Pulling {
     pub(crate) fn new(max_parked: usize) -> Self {
-        Self { parked: Parked::new(max_parked) }
+        Self { parked: Parked::new(max_parked), looks: Allowance::default(), partings: Allowance::default() }
     }
 
     pub(crate) fn parked(&self) -> usize {
@@ -85,15 +101,17 @@ impl Pulling {
         true
     }
 
-    /// A queue has new messages: serves those who wait for one that passes their filter. The others wait on, behind what
-    /// they need not look at again.
-    pub(crate) fn on_grown<D: Disk>(&mut self, queue: &(Topic, u32), cx: &mut Cx<D>) {
-        let mut waiting = self.parked.on_queue(queue);
-        if keepmq_world::planted!("parked-pull-forgotten") {
-            waiting.truncate(1);
-        }
-        for id in waiting {
-            let waiter = self.parked.get_mut(id).expect("`on_queue` has named it, and each is named once");
+    /// A queue has new messages: those who wait for one that passes their filter are to be served.
+    pub(crate) fn on_grown(&mut self, queue: &(Topic, u32)) {
+        self.parked.grow(queue);
+    }
+
+    /// Serves those whose queue has grown and who find what they wait for. The others wait on, behind what they need not look
+    /// at again.
+    pub(crate) fn serve_parked<D: Disk>(&mut self, cx: &mut Cx<D>) {
+        while self.parked.has_grown() && self.looks.take(cx.now.mono) {
+            let Some(id) = self.parked.next_grown() else { return };
+            let waiter = self.parked.get_mut(id).expect("who stands in a line is parked");
             let look = loop {
                 match look(
                     waiter.topic.as_str(),
@@ -127,7 +145,9 @@ impl Pulling {
     }
 
     pub(crate) fn on_time<D: Disk>(&mut self, cx: &mut Cx<D>) {
-        while let Some(waiter) = self.parked.take_due(cx.now.mono) {
+        let now = cx.now.mono;
+        while self.parked.deadline().is_some_and(|due| due <= now) && self.partings.take(now) {
+            let waiter = self.parked.take_due(now).expect("the first is due");
             let_go(&waiter, cx);
         }
     }
@@ -147,7 +167,26 @@ impl Pulling {
     }
 
     pub(crate) fn deadline(&self) -> Option<Mono> {
-        self.parked.deadline()
+        let due = self.parked.deadline().map(|due| due.max(self.partings.ready_at()));
+        let grown = self.parked.has_grown().then(|| self.looks.ready_at());
+        due.into_iter().chain(grown).min()
+    }
+}
+
+impl Allowance {
+    /// Takes one, if there is one.
+    fn take(&mut self, now: Mono) -> bool {
+        if now >= self.again_at {
+            (self.left, self.again_at) = (AT_ONCE, now + PAUSE);
+        }
+        let some = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        some
+    }
+
+    /// From when on there is one; the past when there is one already.
+    fn ready_at(&self) -> Mono {
+        if self.left > 0 { Mono(0) } else { self.again_at }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Whom to ask, and how long.
 #[derive(Clone, Debug, Args)]
-pub struct Connect {
+pub(crate) struct Connect {
     /// Name servers, host:port, several separated by semicolons
     #[arg(
         short = 'n',
@@ -15,18 +15,18 @@ pub struct Connect {
         env = "NAMESRV_ADDR",
         default_value = "127.0.0.1:9876"
     )]
-    pub name_servers: String,
+    pub(crate) name_servers: String,
     /// What one question, or one send with all its attempts, may take: 500ms, 3s, 1m
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// How to print.
 #[derive(Clone, Copy, Debug, Args)]
-pub struct Output {
+pub(crate) struct Output {
     /// Form of the result
     #[arg(short = 'o', long = "output", value_name = "FORM", value_enum, default_value_t)]
-    pub format: Format,
+    pub(crate) format: Format,
 }
 
 /// `500ms`, `3s`, `2m`, `1h`, `1d`.
@@ -79,9 +79,10 @@ pub(crate) fn time(text: &str, now: i64) -> Result<i64, String> {
         let ago = i64::try_from(duration(ago)?.as_millis()).map_err(|_| "that is too long ago".to_owned())?;
         return Ok(now.saturating_sub(ago));
     }
-    text.parse().ok().or_else(|| rfc3339(text)).ok_or_else(|| {
-        "give first, last, now, -15m, 2026-11-24T15:00:00Z or milliseconds since 1970".to_owned()
-    })
+    text.parse()
+        .ok()
+        .or_else(|| rfc3339(text))
+        .ok_or_else(|| "give first, last, now, -15m, 2026-11-24T15:00:00Z or milliseconds since 1970".to_owned())
 }
 
 fn rfc3339(text: &str) -> Option<i64> {
@@ -146,7 +147,14 @@ mod tests {
         ] {
             assert_eq!(time(text, 1_000_000), Ok(millis), "{text}");
         }
-        for text in ["yesterday", "-15", "2024-02-29", "2024-13-01T00:00:00Z", "2024-02-29T00:00:01", "2024-02-29T00:00:01*01:00"] {
+        for text in [
+            "yesterday",
+            "-15",
+            "2024-02-29",
+            "2024-13-01T00:00:00Z",
+            "2024-02-29T00:00:01",
+            "2024-02-29T00:00:01*01:00",
+        ] {
             assert!(time(text, 0).is_err(), "{text}");
         }
     }

@@ -23,7 +23,8 @@ pub(crate) struct Books {
 impl Books {
     /// New ones; there must be no file yet.
     pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
-        let file = File::create_new(path).map_err(|error| problem::io(&format!("the ledger {} cannot be made", path.display()), &error))?;
+        let file = File::create_new(path)
+            .map_err(|error| problem::io(&format!("the ledger {} cannot be made", path.display()), &error))?;
         Ok(Self { file: BufWriter::new(file), ledger: Ledger::default(), broken: None })
     }
 
@@ -38,7 +39,10 @@ impl Books {
         })?;
         let bad = |what: String| {
             let why = "a ledger that is read wrongly would prove nothing";
-            Failure::new(ExitCode::Usage, Problem::new(title(), what, why, "give the file that keepmq prove has left behind"))
+            Failure::new(
+                ExitCode::Usage,
+                Problem::new(title(), what, why, "give the file that keepmq prove has left behind"),
+            )
         };
         let mut ledger = Ledger::default();
         let mut topics = BTreeSet::new();
@@ -160,14 +164,24 @@ mod tests {
             books.attempt(id, &topic, &body(id, 10, 20));
         }
         books.answer(0, &kept(0));
-        let refused = SendError::Refused { message_id: String::new(), code: Some(14), broker: None, why: String::new(), attempts: 1 };
+        let refused = SendError::Refused {
+            message_id: String::new(),
+            code: Some(14),
+            broker: None,
+            why: String::new(),
+            attempts: 1,
+        };
         books.answer(1, &Err(refused));
         let verdict = books.verdict().unwrap();
         assert_eq!((verdict.kept, verdict.refused, verdict.unknown, lost(&verdict)), (1, 1, 1, 1));
         let (read, topics) = Books::read(&path).unwrap();
         assert_eq!((read.verdict(), topics.len()), (verdict, 1), "the file says what memory says");
         assert_eq!(read.kept().map(|(.., position)| position).next(), Some(LogOffset(4096)));
-        assert_eq!(Books::create(&path).err().map(|failure| failure.exit), Some(ExitCode::Io), "no ledger is overwritten");
+        assert_eq!(
+            Books::create(&path).err().map(|failure| failure.exit),
+            Some(ExitCode::Io),
+            "no ledger is overwritten"
+        );
         assert_eq!(Books::read(&dir.path().join("none")).err().map(|failure| failure.exit), Some(ExitCode::NotFound));
     }
 

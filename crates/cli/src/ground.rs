@@ -3,6 +3,7 @@
 use crate::args::Connect;
 use crate::cluster::Cluster;
 use crate::problem;
+use keepmq_client::Peer;
 use keepmq_protocol::Request;
 use keepmq_server::{ExitCode, Failure, Problem};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
@@ -147,7 +148,11 @@ struct Process {
 
 impl Process {
     /// What it says goes to `log`, behind what is there.
-    fn start(name: &'static str, words: impl IntoIterator<Item = std::ffi::OsString>, log: PathBuf) -> Result<Self, Failure> {
+    fn start(
+        name: &'static str,
+        words: impl IntoIterator<Item = std::ffi::OsString>,
+        log: PathBuf,
+    ) -> Result<Self, Failure> {
         let refused = |error| problem::io(&format!("{name} cannot be started"), &error);
         let said = OpenOptions::new().create(true).append(true).open(&log).map_err(refused)?;
         let child = Command::new(std::env::current_exe().map_err(refused)?)
@@ -163,10 +168,15 @@ impl Process {
         Ok(Self { child, name, log })
     }
 
-    async fn wait_until_it_answers(&mut self, cluster: &Cluster, at: SocketAddr, ask: Request<'static>) -> Result<(), Failure> {
+    async fn wait_until_it_answers(
+        &mut self,
+        cluster: &Cluster,
+        at: SocketAddr,
+        ask: Request<'static>,
+    ) -> Result<(), Failure> {
         let began = Instant::now();
         loop {
-            if cluster.ask(&at.to_string(), ask.clone()).await.is_ok_and(|response| response.is_ok()) {
+            if cluster.admin().must(&Peer::At(at.to_string()), ask.clone()).await.is_ok() {
                 return Ok(());
             }
             if let Some(status) = self.ended()? {
@@ -190,7 +200,8 @@ impl Process {
 
     async fn stop(&mut self) -> Result<(), Failure> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process has a number");
-        kill_process(pid, Signal::TERM).map_err(|error| problem::io(&format!("{} cannot be stopped", self.name), &error.into()))?;
+        kill_process(pid, Signal::TERM)
+            .map_err(|error| problem::io(&format!("{} cannot be stopped", self.name), &error.into()))?;
         let began = Instant::now();
         loop {
             match self.ended()? {
@@ -321,7 +332,8 @@ mod tests {
 
     #[test]
     fn the_users_settings_and_our_places() {
-        let theirs = "# mine\nbrokerName = payments\nlistenPort=10911\nflushDiskType=SYNC_FLUSH\nstorePathRootDir: /data\n";
+        let theirs =
+            "# mine\nbrokerName = payments\nlistenPort=10911\nflushDiskType=SYNC_FLUSH\nstorePathRootDir: /data\n";
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let conf = broker_conf(theirs, Path::new("/tmp/x"), at(15_000), at(15_005));
         assert_eq!(

@@ -60,7 +60,8 @@ impl Load {
         });
         let mut tasks = JoinSet::new();
         for _ in 0..senders {
-            let (state, producer, topic, books) = (Arc::clone(&state), producer.clone(), topic.clone(), Arc::clone(books));
+            let (state, producer, topic, books) =
+                (Arc::clone(&state), producer.clone(), topic.clone(), Arc::clone(books));
             tasks.spawn(async move {
                 while !state.stop.load(Ordering::Relaxed) {
                     let id = state.ids.fetch_add(1, Ordering::Relaxed);
@@ -100,7 +101,10 @@ impl Load {
                 let what = format!("{missing} of {more} sends were not acknowledged within {patience:?}");
                 let why = "a broker that keeps nothing proves nothing";
                 let remedy = "look at the broker's log, and at the disk";
-                return Err(Failure::new(ExitCode::Failed, Problem::new("the load does not get on", what, why, remedy)));
+                return Err(Failure::new(
+                    ExitCode::Failed,
+                    Problem::new("the load does not get on", what, why, remedy),
+                ));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -140,7 +144,8 @@ pub(crate) async fn read_through(
     left.retain(|_, end| end.0 > 0);
     let (mut read, mut last) = (0, Instant::now());
     while !left.is_empty() {
-        let messages = puller.poll(1_000, Duration::from_millis(200)).await.map_err(|error| unread(&error.to_string()))?;
+        let messages =
+            puller.poll(1_000, Duration::from_millis(200)).await.map_err(|error| unread(&error.to_string()))?;
         if messages.is_empty() && last.elapsed() > STILL {
             // What cannot be read is missing, and the books say so.
             break;

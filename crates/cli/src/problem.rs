@@ -9,7 +9,10 @@ use std::io;
 /// Something of this machine.
 pub(crate) fn io(title: &str, error: &io::Error) -> Failure {
     let why = "this machine or its disk does not allow it";
-    Failure::new(ExitCode::Io, Problem::new(title, error.to_string(), why, "make room, or look at its limits and rights"))
+    Failure::new(
+        ExitCode::Io,
+        Problem::new(title, error.to_string(), why, "make room, or look at its limits and rights"),
+    )
 }
 
 /// Something that the command line asks for and that cannot be.
@@ -77,7 +80,10 @@ pub(crate) fn refused(doing: &str, who: &str, code: i32, remark: &str) -> Failur
     } else if known(ResponseCode::MessageIllegal) {
         (ExitCode::Refused, "change the message as the broker says; its limit of size is maxMessageSize in broker.conf")
     } else if known(ResponseCode::NoPermission) {
-        (ExitCode::Refused, "look at the permission of the topic (keepmq topic describe) and of the broker (brokerPermission)")
+        (
+            ExitCode::Refused,
+            "look at the permission of the topic (keepmq topic describe) and of the broker (brokerPermission)",
+        )
     } else if known(ResponseCode::SystemBusy) {
         (ExitCode::Refused, "send again when its disk has caught up, or send less")
     } else {
@@ -96,7 +102,8 @@ pub(crate) fn send(topic: &str, error: &SendError) -> Failure {
         SendError::Refused { code: None, broker: Some(broker), why, .. } => away(&format!("broker {broker}"), why),
         SendError::Refused { code: None, broker: None, why, .. } => {
             let remedy = "change the message, or look at what the name servers say: keepmq topic describe";
-            let problem = Problem::new(format!("the message to {topic:?} was not sent"), why, "nobody has kept it", remedy);
+            let problem =
+                Problem::new(format!("the message to {topic:?} was not sent"), why, "nobody has kept it", remedy);
             Failure::new(ExitCode::Refused, problem)
         }
         SendError::Unknown { message_id, code, broker, why, attempts } => {

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// Columns.
     #[default]
     Table,
@@ -78,10 +78,17 @@ fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         // What others have stored may hold anything; a terminal must not obey it.
-        Value::String(text) => text.chars().flat_map(|char| match char.is_control() {
-            true => char.escape_default().to_string(),
-            false => char.to_string(),
-        }.chars().collect::<Vec<_>>()).collect(),
+        Value::String(text) => text
+            .chars()
+            .flat_map(|char| {
+                match char.is_control() {
+                    true => char.escape_default().to_string(),
+                    false => char.to_string(),
+                }
+                .chars()
+                .collect::<Vec<_>>()
+            })
+            .collect(),
         other => other.to_string(),
     }
 }
@@ -89,7 +96,9 @@ fn cell(value: &Value) -> String {
 /// On standard output.
 pub(crate) fn say(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| problem::io("the result cannot be printed", &error))
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| problem::io("the result cannot be printed", &error))
 }
 
 #[cfg(test)]
@@ -104,7 +113,10 @@ mod tests {
         table.push([json!("p\u{1b}[2J"), json!(1000)]);
         let ways = [Format::Table, Format::Json, Format::Ndjson].map(|format| table.text(format));
         assert_eq!(ways[0], "TOPIC        MAX OFFSET\norders               12\np\\u{1b}[2J        1000\n");
-        assert_eq!(ways[1], "[{\"max_offset\":12,\"topic\":\"orders\"},{\"max_offset\":1000,\"topic\":\"p\\u001b[2J\"}]\n");
+        assert_eq!(
+            ways[1],
+            "[{\"max_offset\":12,\"topic\":\"orders\"},{\"max_offset\":1000,\"topic\":\"p\\u001b[2J\"}]\n"
+        );
         assert_eq!(ways[2].lines().count(), 2);
         assert_eq!(Table::new(&["A"]).text(Format::Json), "[]\n");
     }

@@ -98,3 +98,108 @@ impl Heartbeats {
         self.brokers.values().filter(|told| told.asking.is_none()).map(|told| told.next_at).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes;
+    use crate::routes::tests::{at, learn, route};
+    use keepmq_protocol::Response;
+    use keepmq_protocol::seam::{CallError, Effect};
+    use std::borrow::Cow;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn heartbeats(masters_only: bool) -> Heartbeats {
+        Heartbeats::new(Duration::from_secs(30), Duration::from_secs(3), masters_only)
+    }
+
+    fn met(heartbeats: &mut Heartbeats, cx: &mut Cx<()>, brokers: &[routes::tests::Told<'_>]) {
+        let servers = vec!["n".to_owned()];
+        let mut routes = Routes::new(servers, Duration::from_secs(30), Duration::from_secs(3), 1);
+        learn(&mut routes, cx, route(brokers));
+        heartbeats.meet(&routes, cx.now.mono);
+    }
+
+    /// Who is told at this time.
+    fn told(heartbeats: &mut Heartbeats, cx: &mut Cx<()>, mono: u64) -> Vec<(CallId, String)> {
+        cx.now = at(mono);
+        heartbeats.on_time(Heartbeat::default, cx);
+        std::iter::from_fn(|| cx.poll_effect())
+            .map(|effect| match effect {
+                Effect::Call { call, peer, request: Request::Heartbeat(_), .. } => (call, peer),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    fn lost() -> Outcome {
+        Err(CallError::Lost { peer: "a:1".to_owned(), why: "gone".to_owned() })
+    }
+
+    #[test]
+    fn a_broker_is_told_once_a_period_and_once_a_second_until_it_knows() {
+        let mut heartbeats = heartbeats(true);
+        let mut cx = Cx::new(1, at(0));
+        met(&mut heartbeats, &mut cx, &[("a", &[(0, "a:1"), (1, "a:2")], 6, 1)]);
+        let broker = BrokerName::new("a").unwrap();
+        let first = told(&mut heartbeats, &mut cx, 0);
+        assert_eq!((first.len(), first[0].1.as_str()), (1, "a:1"), "a producer tells masters only");
+        assert!(told(&mut heartbeats, &mut cx, 9 * SECOND).is_empty(), "it has been asked, and has not answered");
+        assert_eq!(heartbeats.answered(first[0].0, &lost(), Mono(9 * SECOND)), Some(false));
+        assert!(!heartbeats.is_known_to(&broker));
+        assert_eq!(heartbeats.deadline(), Some(Mono(10 * SECOND)));
+        let second = told(&mut heartbeats, &mut cx, 10 * SECOND);
+        assert_eq!(heartbeats.answered(second[0].0, &Ok(Response::ok()), Mono(10 * SECOND)), Some(true));
+        assert!(heartbeats.is_known_to(&broker));
+        assert!(told(&mut heartbeats, &mut cx, 40 * SECOND - 1).is_empty());
+        let third = told(&mut heartbeats, &mut cx, 40 * SECOND);
+        assert_eq!(heartbeats.answered(third[0].0, &Ok(Response::ok()), Mono(40 * SECOND)), Some(false), "it knew");
+        assert_eq!(heartbeats.answered(CallId(999), &lost(), Mono(40 * SECOND)), None, "none of ours");
+        heartbeats.renew(Mono(41 * SECOND));
+        assert_eq!(told(&mut heartbeats, &mut cx, 41 * SECOND).len(), 1);
+    }
+
+    #[test]
+    fn an_answer_from_where_a_broker_was_says_nothing_of_where_it_is() {
+        let mut heartbeats = heartbeats(false);
+        let mut cx = Cx::new(1, at(0));
+        met(&mut heartbeats, &mut cx, &[("a", &[(0, "a:1"), (1, "a:2")], 6, 1)]);
+        let first = told(&mut heartbeats, &mut cx, 0);
+        assert_eq!(first.len(), 2, "a consumer tells everybody");
+        met(&mut heartbeats, &mut cx, &[("a", &[(0, "a:9")], 6, 1)]);
+        for (call, _) in &first {
+            assert_eq!(heartbeats.answered(*call, &Ok(Response::ok()), Mono(1)), Some(false));
+        }
+        assert!(!heartbeats.is_known_to(&BrokerName::new("a").unwrap()));
+        let second = told(&mut heartbeats, &mut cx, 1);
+        assert_eq!(second.iter().map(|(_, peer)| peer.as_str()).collect::<Vec<_>>(), ["a:9"]);
+    }
+
+    #[test]
+    fn leave_is_taken_of_those_who_may_know() {
+        let mut heartbeats = heartbeats(true);
+        let mut cx = Cx::new(1, at(0));
+        met(
+            &mut heartbeats,
+            &mut cx,
+            &[("a", &[(0, "a:1")], 6, 1), ("b", &[(0, "b:1")], 6, 1), ("c", &[(0, "c:1")], 6, 1)],
+        );
+        for (call, peer) in told(&mut heartbeats, &mut cx, 0) {
+            match peer.as_str() {
+                "a:1" => assert_eq!(heartbeats.answered(call, &Ok(Response::ok()), Mono(0)), Some(true)),
+                "b:1" => assert_eq!(heartbeats.answered(call, &lost(), Mono(0)), Some(false)),
+                _ => {}
+            }
+        }
+        let unregister = Unregister { client_id: Cow::Borrowed("me"), producer_group: None, consumer_group: None };
+        assert_eq!(heartbeats.leave(&unregister, &mut cx).len(), 2);
+        let peers: Vec<_> = std::iter::from_fn(|| cx.poll_effect())
+            .map(|effect| match effect {
+                Effect::Call { peer, request: Request::Unregister(_), .. } => peer,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(peers, ["a:1", "c:1"], "one that has not answered may have heard it");
+    }
+}

@@ -1,11 +1,12 @@
 //! # keepmq-client-core: how a producer and a consumer decide, as state machines
 //!
-//! Floor 2. Three cores, each of which implements [`Core`](keepmq_protocol::seam::Core) and is driven by somebody else: by
+//! Floor 2. Four cores, each of which implements [`Core`](keepmq_protocol::seam::Core) and is driven by somebody else: by
 //! `keepmq-client` in production, by the universe in the simulator.
 //!
 //! ```text
 //!   Producer       Command::Send ──▶ route, queue, attempt, another attempt ──▶ Work::Sent, exactly once
 //!   PushConsumer   members → queues → pull → Work::Consume ──▶ listener ──▶ Command::Consumed → offset
+//!   Admin          a question ──▶ one peer, or one name server after the other
 //!   PullConsumer   Command::{Assign, Seek, Poll, Commit} ──▶ Work::{Polled, Committed …}
 //! ```
 //!
@@ -34,6 +35,9 @@ mod selector;
 pub use producer::{
     Producer, ProducerCommand, ProducerConfig, ProducerReport, ProducerWork, Receipt, SendError, SendId, Target,
 };
+
+mod admin;
+pub use admin::{Admin, AdminCommand, AdminWork, Peer};
 
 pub mod assign;
 mod consumer;

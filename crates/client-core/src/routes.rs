@@ -39,6 +39,11 @@ impl Route {
         self.brokers.get(broker)?.get(&0)
     }
 
+    /// Brokers that take messages.
+    pub(crate) fn masters(&self) -> usize {
+        self.writable.chunk_by(|one, next| one.broker == next.broker).count()
+    }
+
     /// No queue of either kind.
     pub fn is_empty(&self) -> bool {
         self.writable.is_empty() && self.readable.is_empty()
@@ -144,8 +149,10 @@ struct Entry {
 }
 
 /// The questions of one round.
-#[derive(Default)]
 struct Round {
+    /// Who was asked first. The answer to another topic's question may change who is asked first from then on, but not this:
+    /// one server would be asked twice, and pass for a majority.
+    first: usize,
     asked: usize,
     silent: Vec<(String, String)>,
     ignorant: Vec<String>,
@@ -212,7 +219,7 @@ impl Routes {
             self.topics.iter().filter(|(_, entry)| due(entry)).map(|(topic, _)| topic.clone()).collect();
         for topic in topics {
             let entry = self.topics.get_mut(&topic).expect("it was just found");
-            entry.round = Some(Round::default());
+            entry.round = Some(Round { first: self.first, asked: 0, silent: Vec::new(), ignorant: Vec::new() });
             entry.asked_at = Some(now);
             self.ask(topic, cx);
         }
@@ -220,7 +227,7 @@ impl Routes {
 
     fn ask<W>(&mut self, topic: Topic, cx: &mut Cx<W>) {
         let round = self.topics.get_mut(&topic).and_then(|entry| entry.round.as_mut()).expect("a round is under way");
-        let server = &self.servers[(self.first + round.asked) % self.servers.len()];
+        let server = &self.servers[(round.first + round.asked) % self.servers.len()];
         let info = RouteInfo { topic: topic.as_str().to_owned().into(), standard_json: Some(true) };
         let call = cx.call(server, Request::RouteInfo(info), cx.now.mono + self.patience);
         self.calls.insert(call, topic);
@@ -232,7 +239,7 @@ impl Routes {
         let servers = self.servers.len();
         let entry = self.topics.get_mut(&topic).expect("topics are not forgotten");
         let round = entry.round.as_mut().expect("the question belongs to a round");
-        let at = (self.first + round.asked) % servers;
+        let at = (round.first + round.asked) % servers;
         let server = self.servers[at].clone();
         match read(&topic, outcome) {
             Ok(Some(route)) => {
@@ -320,4 +327,151 @@ fn read(topic: &Topic, outcome: &Outcome) -> Result<Option<Route>, String> {
 /// The topic whose settings a new topic takes.
 pub(crate) fn default_topic() -> Topic {
     Topic::new(DEFAULT_TOPIC).expect("a legal name")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use keepmq_protocol::body::{BrokerData, QueueData};
+    use keepmq_protocol::seam::Effect;
+    use keepmq_world::{Now, Timestamp};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// What a name server says of a broker: its replicas and their addresses, what may be done with its queues, and how many.
+    pub(crate) type Told<'a> = (&'a str, &'a [(i64, &'a str)], i32, u32);
+
+    fn topic() -> Topic {
+        Topic::new("T").unwrap()
+    }
+
+    pub(crate) fn at(mono: u64) -> Now {
+        Now { mono: Mono(mono), wall: Timestamp(0) }
+    }
+
+    /// A name server's answer.
+    pub(crate) fn route(brokers: &[Told<'_>]) -> Response {
+        let broker = |(name, replicas, ..): &Told<'_>| BrokerData {
+            broker_name: (*name).to_owned(),
+            broker_addrs: replicas.iter().map(|(id, address)| (*id, (*address).to_owned())).collect(),
+            ..BrokerData::default()
+        };
+        let queues = |(name, _, perm, number): &Told<'_>| QueueData {
+            broker_name: (*name).to_owned(),
+            read_queue_nums: *number,
+            write_queue_nums: *number,
+            perm: *perm,
+            topic_sys_flag: 0,
+        };
+        let data = RouteData {
+            broker_datas: brokers.iter().map(broker).collect(),
+            queue_datas: brokers.iter().map(queues).collect(),
+            ..RouteData::default()
+        };
+        Response::ok().with_body(serde_json::to_vec(&data).unwrap())
+    }
+
+    /// Asks for a topic, and answers whatever is asked.
+    pub(crate) fn learn(routes: &mut Routes, cx: &mut Cx<()>, answer: Response) {
+        routes.want(&topic(), cx);
+        let Some(Effect::Call { call, .. }) = cx.poll_effect() else { panic!("nobody was asked") };
+        assert!(matches!(routes.answered(call, &Ok(answer), cx), Some(News::Changed(_))));
+    }
+
+    fn unknown() -> Response {
+        Response::refuse(ResponseCode::TopicNotExist, "no such topic")
+    }
+
+    fn servers(number: usize) -> Routes {
+        let names = (0..number).map(|n| format!("n{n}")).collect();
+        Routes::new(names, Duration::from_secs(30), Duration::from_secs(3), 1)
+    }
+
+    /// Answers all that is asked; the name servers that were, and what came of it in the end.
+    fn answer_all(
+        routes: &mut Routes,
+        cx: &mut Cx<()>,
+        answer: impl Fn(&str) -> Option<Response>,
+    ) -> (String, Option<News>) {
+        let (mut asked, mut news) = (Vec::new(), None);
+        while let Some(effect) = cx.poll_effect() {
+            let Effect::Call { call, peer, .. } = effect else { panic!("{effect:?}") };
+            let lost = CallError::Lost { peer: peer.clone(), why: "gone".to_owned() };
+            news = routes.answered(call, &answer(&peer).ok_or(lost), cx);
+            asked.push(peer);
+        }
+        (asked.join(" "), news)
+    }
+
+    #[test]
+    fn only_a_master_that_may_be_written_to_takes_messages() {
+        let answer = route(&[
+            ("both", &[(0, "a:1"), (1, "a:2")], 6, 1),
+            ("orphan", &[(1, "b:2")], 6, 1),
+            ("read", &[(0, "c:1")], 4, 1),
+            ("write", &[(0, "d:1")], 2, 1),
+        ]);
+        let route = Route::read(&topic(), &answer.body.concat()).unwrap();
+        let names = |queues: &[MessageQueue]| queues.iter().map(|q| q.broker.to_string()).collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            (names(&route.writable).as_str(), names(&route.readable).as_str()),
+            ("both write", "both orphan read")
+        );
+        assert_eq!((route.masters(), route.master(&BrokerName::new("both").unwrap()).map(|a| &**a)), (2, Some("a:1")));
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_right_is_not_believed() {
+        let many = self::route(&[("a", &[(0, "a:1")], 6, 65_536), ("b", &[(0, "b:1")], 6, 1)]);
+        assert!(Route::read(&topic(), &many.body.concat()).unwrap_err().contains("the limit is 65536"));
+        assert!(Route::read(&topic(), b"{").is_err());
+        let mut routes = servers(2);
+        let mut cx = Cx::new(1, at(0));
+        assert!(routes.get(&topic(), &mut cx).is_none());
+        let (asked, news) = answer_all(&mut routes, &mut cx, |server| match server {
+            "n0" => Some(Response::ok().with_body(b"{".to_vec())),
+            _ => Some(self::route(&[("a", &[(0, "a:1")], 6, 1)])),
+        });
+        assert_eq!((asked.as_str(), news), ("n0 n1", Some(News::Changed(topic()))), "the next one is asked");
+    }
+
+    #[test]
+    fn a_known_route_survives_one_who_forgot_it_and_not_the_majority() {
+        let cases = [
+            ("one of three has forgotten it, two are silent", "n0", "", true),
+            ("two of three have forgotten it", "n0 n2", "", false),
+            ("all three", "n0 n1 n2", "", false),
+            ("two of three know no queue of it", "", "n1 n2", false),
+            ("one has forgotten it, one knows no queue of it", "n0", "n1", false),
+        ];
+        for (story, forgot, empty, stays) in cases {
+            let mut routes = servers(3);
+            let mut cx = Cx::new(1, at(0));
+            learn(&mut routes, &mut cx, route(&[("a", &[(0, "a:1")], 6, 1)]));
+            cx.now = at(31 * SECOND);
+            routes.on_time(&mut cx);
+            let (asked, _) = answer_all(&mut routes, &mut cx, |server| match server {
+                _ if forgot.contains(server) => Some(unknown()),
+                _ if empty.contains(server) => Some(route(&[])),
+                _ => None,
+            });
+            assert_eq!((asked.as_str(), routes.known(&topic()).is_some()), ("n0 n1 n2", stays), "{story}");
+        }
+    }
+
+    #[test]
+    fn a_topic_is_asked_for_at_intervals_however_many_want_it() {
+        let mut routes = servers(1);
+        let mut cx = Cx::new(1, at(0));
+        let mut rounds = Vec::new();
+        for ms in 0..3_000 {
+            cx.now = at(ms * 1_000_000);
+            assert!(routes.get(&topic(), &mut cx).is_none());
+            if !answer_all(&mut routes, &mut cx, |_| Some(unknown())).0.is_empty() {
+                rounds.push(ms);
+            }
+        }
+        assert_eq!(rounds, [0, 100, 300, 700, 1_500], "the wait doubles each time");
+        assert!(matches!(routes.error(&topic()), Some(RouteError::Unknown { servers }) if servers == &["n0"]));
+    }
 }

@@ -34,12 +34,14 @@
 //! connections; two in one process share nothing. Decisions are made there, this crate only waits for them.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod driver;
 mod error;
 mod producer;
 mod pull_consumer;
 mod push_consumer;
 
+pub use admin::{Admin, AdminError, QueueLag, QueueStats};
 pub use error::StartError;
 pub use producer::{Producer, ProducerBuilder};
 pub use pull_consumer::{PullConsumer, PullConsumerBuilder, PullError};
@@ -47,7 +49,9 @@ pub use push_consumer::{PushConsumer, PushConsumerBuilder};
 
 pub use keepmq_client_core::assign::Strategy;
 pub use keepmq_client_core::{
-    ClientConfig, ConsumeFrom, ConsumerReport, Message, MessageError, MessageModel, ProducerConfig, ProducerReport,
-    PullConfig, PushConfig, Receipt, Received, RouteError, SeekTo, SendError, Subscription, Target, Verdict,
+    ClientConfig, ConsumeFrom, ConsumerReport, Message, MessageError, MessageModel, Peer, ProducerConfig,
+    ProducerReport, PullConfig, PushConfig, Receipt, Received, Route, RouteError, SeekTo, SendError, Subscription,
+    Target, Verdict,
 };
+pub use keepmq_protocol::body::{ClusterInfo, SubscriptionGroup, TopicConfig};
 pub use keepmq_protocol::{BrokerName, MessageQueue, QueueOffset, Topic};

@@ -14,6 +14,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +24,11 @@ const DOORS: usize = 1;
 const DOORS_MAX: usize = 15;
 const SLOTS: usize = DOORS + DOORS_MAX;
 
-/// Bytes that one turn reads from one connection, and from all; what is left waits for the next turn.
-const CONNECTION_BYTES: usize = 256 << 10;
-const TURN_BYTES: usize = 4 << 20;
+/// Bytes that one turn reads from all connections; what is left waits for the next turn, in the order in which it came. A turn
+/// is how long everybody waits for everybody else, several times from question to answer.
+const TURN_BYTES: usize = 1 << 20;
+/// Each connection may have its part of them, within these bounds: the more want something, the less at a time.
+const CONNECTION_BYTES: RangeInclusive<usize> = 16 << 10..=256 << 10;
 /// When much is owed to all together, each may have this part of what it otherwise may.
 const SCARCE: usize = 32;
 /// Bytes of one read.
@@ -240,6 +243,7 @@ impl Sockets {
     pub(crate) fn read(&mut self, now: Mono) -> Vec<Touched> {
         let mut touched = Vec::with_capacity(self.ready.len());
         let mut left = TURN_BYTES;
+        let part = (TURN_BYTES / self.ready.len().max(1)).clamp(*CONNECTION_BYTES.start(), *CONNECTION_BYTES.end());
         let patience = self.patience();
         let mut unfinished = Vec::new();
         for _ in 0..self.ready.len() {
@@ -255,7 +259,7 @@ impl Sockets {
             if connection.out.unsent() > patience {
                 continue;
             }
-            let (read, end) = connection.read(&mut self.scratch, CONNECTION_BYTES.min(left), now);
+            let (read, end) = connection.read(&mut self.scratch[..part.min(SCRATCH)], part.min(left), now);
             left = left.saturating_sub(read);
             if connection.readable && end.is_none() {
                 unfinished.push(slot);
@@ -527,11 +531,10 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    #[test]
-    fn a_connection_in_the_place_of_another_is_read_once_a_turn() {
+    fn listening() -> (Sockets, SocketAddr) {
         let limits = NetLimits {
             frame_bytes: 1 << 20,
-            connections: 10,
+            connections: 100,
             unsent_bytes: 1 << 20,
             owed_bytes: 1 << 30,
             unread_bytes: 1 << 30,
@@ -539,6 +542,37 @@ mod tests {
         };
         let mut sockets = Sockets::new(limits, Connections::reserve(1), 0, Arc::new(Crowd::new(1))).unwrap();
         let address = sockets.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        (sockets, address)
+    }
+
+    #[test]
+    fn when_many_want_something_each_has_its_part_of_the_turn() {
+        const MANY: usize = 32;
+        const EACH: usize = 3 * TURN_BYTES / MANY;
+        let (mut sockets, address) = listening();
+        let mut peers: Vec<_> = (0..MANY).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        for peer in &mut peers {
+            peer.write_all(&[b'x'; EACH]).unwrap();
+        }
+        while sockets.ready.len() < MANY {
+            sockets.wait(Duration::from_secs(10)).unwrap();
+            sockets.accept(Mono(0));
+        }
+        let has = |sockets: &Sockets, slot| sockets.connections.at(slot).unwrap().incoming.len();
+        for turn in 1.. {
+            sockets.read(Mono(0));
+            let most = (0..MANY).map(|slot| has(&sockets, slot)).max().unwrap();
+            assert!(most <= turn * TURN_BYTES / MANY, "{most} bytes of one in {turn} turns");
+            if (0..MANY).all(|slot| has(&sockets, slot) == EACH) {
+                break;
+            }
+            sockets.wait(Duration::from_millis(1)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_connection_in_the_place_of_another_is_read_once_a_turn() {
+        let (mut sockets, address) = listening();
         let mut peer = std::net::TcpStream::connect(address).unwrap();
         let writer = std::thread::spawn(move || while peer.write_all(&[b'x'; 64 << 10]).is_ok() {});
         let mut unfinished = 0;

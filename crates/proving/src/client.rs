@@ -8,7 +8,7 @@ use keepmq_protocol::message::{self, property};
 use keepmq_protocol::record::{self, Found};
 use keepmq_protocol::request::{CreateTopic, MaxOffset, MinOffset, Pull, Send, SendHeader, SendVia, UpdateOffset};
 use keepmq_protocol::{LogOffset, QueueOffset, Request, Response, ResponseCode};
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// Longest that a good client may wait while others misbehave: generous, as two cores are shared by all of them. (A send that
 /// waits 5 s for the disk has no outcome any more, which nobody may see either.)
 pub const LATE: Duration = Duration::from_secs(10);
-/// Longest that a broker may be busy.
-const BUSY: Duration = Duration::from_secs(10);
+/// Longest that a broker may be busy: a slow disk takes half a minute for what strangers have it write.
+const BUSY: Duration = Duration::from_secs(60);
 /// Most bytes that are read at once.
 const CHUNK: usize = 64 * 1024;
 
@@ -79,10 +79,15 @@ pub struct Sent {
 impl Client {
     /// Connects.
     pub fn connect(addr: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&addr, ANSWER).with_context(|| format!("cannot reach {addr}"))?;
+        Self::connect_within(addr, ANSWER)
+    }
+
+    /// As [`Client::connect`], with another limit for connecting and for each read and write.
+    pub fn connect_within(addr: SocketAddr, patience: Duration) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&addr, patience).with_context(|| format!("cannot reach {addr}"))?;
         stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
-        stream.set_read_timeout(Some(ANSWER)).context("cannot set a time limit")?;
-        stream.set_write_timeout(Some(ANSWER)).context("cannot set a time limit")?;
+        stream.set_read_timeout(Some(patience)).context("cannot set a time limit")?;
+        stream.set_write_timeout(Some(patience)).context("cannot set a time limit")?;
         Ok(Self { stream, outgoing: Vec::new(), incoming: Vec::new(), taken: 0, opaque: 0, pushed: 0 })
     }
 
@@ -122,14 +127,44 @@ impl Client {
             if let Some(response) = self.received()? {
                 return Ok(Some(response));
             }
-            let len = self.incoming.len();
-            self.incoming.resize(len + CHUNK, 0);
-            let read = self.stream.read(&mut self.incoming[len..]);
-            self.incoming.truncate(len + read.as_ref().copied().unwrap_or(0));
-            if read.context("no answer")? == 0 {
+            if self.fill().context("no answer")? == 0 {
                 return Ok(None);
             }
         }
+    }
+
+    fn fill(&mut self) -> io::Result<usize> {
+        let len = self.incoming.len();
+        self.incoming.resize(len + CHUNK, 0);
+        let read = self.stream.read(&mut self.incoming[len..]);
+        self.incoming.truncate(len + read.as_ref().copied().unwrap_or(0));
+        read
+    }
+
+    /// From now on, [`Client::exchange`] is the way to send and to hear, and nothing waits.
+    pub fn never_wait(&mut self) -> Result<()> {
+        self.stream.set_nonblocking(true).context("cannot make a socket nonblocking")
+    }
+
+    /// Sends of what was prepared, and takes in of what has come, as much as goes at once. Answers how many bytes went each way.
+    pub fn exchange(&mut self) -> Result<(usize, usize)> {
+        let at_once = |moved: io::Result<usize>| match moved {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            moved => moved.map(Some),
+        };
+        let sent = match self.outgoing.is_empty() {
+            true => 0,
+            false => at_once(self.stream.write(&self.outgoing)).context("cannot send")?.unwrap_or(0),
+        };
+        self.outgoing.drain(..sent);
+        let heard = at_once(self.fill()).context("no answer")?;
+        ensure!(heard != Some(0), "the other side has closed the connection");
+        Ok((sent, heard.unwrap_or(0)))
+    }
+
+    /// Bytes that were prepared and are not sent.
+    pub fn unsent(&self) -> usize {
+        self.outgoing.len()
     }
 
     /// The next response that has come in whole already.

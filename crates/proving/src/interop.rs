@@ -161,7 +161,7 @@ fn go_clients(tally: &mut Tally, binary: &Path, options: &Options, folder: &Path
 }
 
 /// Compiles the programs against one version; answers their class path.
-fn built(java: &Path, version: &str) -> Result<String> {
+pub(crate) fn built(java: &Path, version: &str) -> Result<String> {
     maven(java, &[&format!("-Drocketmq.version={version}"), "compile"])?;
     let target = absolute(&java.join("target").join(version))?.display().to_string();
     Ok(format!("{target}/classes:{target}/lib/*"))

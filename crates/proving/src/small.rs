@@ -1,7 +1,7 @@
 //! Short checks: the memory of an idle product, and the README's first command.
 
 use crate::client::Client;
-use crate::process::{Folder, Process, free_port};
+use crate::process::{Folder, PATIENCE, Process, free_port};
 use crate::scene::Scene;
 use crate::tally::Tally;
 use anyhow::{Context, Result, ensure};
@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a broker and a name server that do nothing may use together.
 const IDLE_KIB: u64 = 24 * 1024;
@@ -48,18 +48,27 @@ fn first_minutes(binary: &Path, folder: &Path) -> Result<()> {
     for start in 1..=2 {
         let mut process = Process::start(&command, &folder.join("log"))?;
         process.wait_for(broker)?;
-        std::thread::sleep(Duration::from_secs(2));
+        // Its port is open before it has sent and shown the first message.
+        let end = Instant::now() + PATIENCE;
+        while said(folder)?.matches("ready in").count() < start {
+            ensure!(Instant::now() < end, "start {start} is not ready after {PATIENCE:?}{}", process.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let kept: usize = demo_messages(broker).with_context(|| process.said())?;
         ensure!(kept > 0, "start {start}: the topic demo has no message{}", process.said());
         process.signal(Signal::INT)?;
-        let status = process.ended_within(Duration::from_secs(20))?.context("it does not end on Ctrl-C")?;
+        let status = process.ended_within(PATIENCE)?.context("it does not end on Ctrl-C")?;
         ensure!(status.success(), "start {start} ended with {status}{}", process.said());
     }
-    let said = std::fs::read_to_string(folder.join("log")).context("cannot read what it said")?;
+    let said = said(folder)?;
     for word in ["demo", &broker.port().to_string()] {
         ensure!(said.contains(word), "it did not say {word:?}: {said}");
     }
     Ok(())
+}
+
+fn said(folder: &Path) -> Result<String> {
+    std::fs::read_to_string(folder.join("log")).context("cannot read what it said")
 }
 
 fn demo_messages(broker: SocketAddr) -> Result<usize> {

@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitCode {
-    /// A check has failed: what was promised was not found.
+    /// A check or a comparison has failed.
     Failed = 1,
     /// The command line cannot be understood.
     Usage = 2,
@@ -14,9 +14,9 @@ pub enum ExitCode {
     Configuration = 3,
     /// Another process cannot be reached.
     Unreachable = 4,
-    /// A broker has refused it.
+    /// A broker or a name server says no.
     Refused = 5,
-    /// There is no such topic, group or file.
+    /// There is no such topic, group or message.
     NotFound = 6,
     /// The store is in use.
     InUse = 7,
@@ -24,9 +24,9 @@ pub enum ExitCode {
     Damaged = 8,
     /// An I/O error has stopped it.
     Io = 9,
-    /// It was sent, but not every answer is SEND_OK.
+    /// Messages were sent, and not every one of them ended with SEND_OK.
     NotAllKept = 12,
-    /// A signal has ended it.
+    /// The user has interrupted it.
     Interrupted = 130,
 }
 

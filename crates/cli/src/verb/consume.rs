@@ -5,6 +5,7 @@ use crate::interrupt::Interrupt;
 use crate::load::{ends, wall};
 use crate::problem;
 use crate::table::{Format, say};
+use crate::verb::topic::named;
 use clap::Args;
 use keepmq_client::{ConsumeFrom, PullConsumer, PullError, PushConsumer, Received, SeekTo, Topic, Verdict};
 use keepmq_server::{ExitCode, Failure, Problem};
@@ -23,8 +24,10 @@ const LEAVE: Duration = Duration::from_secs(5);
 /// Without a group: looks at what is there, and changes nothing. With one: joins it, and commits what has been printed.
 /// Ends on Ctrl-C, or when told by --count or --end.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  keepmq consume orders --end\n  keepmq consume orders --from -15m --tag 'created || paid'\n  \
-                        keepmq consume orders -g billing --count 10 -o ndjson")]
+#[command(
+    after_help = "Examples:\n  keepmq consume orders --end\n  keepmq consume orders --from -15m --tag 'created || paid'\n  \
+                        keepmq consume orders -g billing --count 10 -o ndjson"
+)]
 pub struct Consume {
     /// From where
     topic: String,
@@ -53,9 +56,7 @@ pub struct Consume {
 
 impl Consume {
     pub(crate) async fn run(&self, interrupt: &mut Interrupt) -> Result<(), Failure> {
-        let topic = Topic::new(&self.topic).map_err(|error| {
-            problem::usage(format!("{:?} is no name of a topic", self.topic), error, "choose another name")
-        })?;
+        let topic = named(&self.topic)?;
         interrupt.unless(self.known(&topic)).await?;
         match &self.group {
             None => self.browse(&topic, interrupt).await,
@@ -64,7 +65,8 @@ impl Consume {
     }
 
     async fn known(&self, topic: &Topic) -> Result<(), Failure> {
-        let puller = PullConsumer::builder(&self.connect.name_servers).start().await.map_err(|error| problem::start(&error))?;
+        let puller =
+            PullConsumer::builder(&self.connect.name_servers).start().await.map_err(|error| problem::start(&error))?;
         let asked = tokio::time::timeout(self.connect.timeout, puller.queues(topic)).await;
         puller.close().await;
         match asked {
@@ -87,7 +89,8 @@ impl Consume {
     async fn read(&self, puller: &PullConsumer, topic: &Topic) -> Result<(), Failure> {
         // The end of a queue also says that its broker can be reached.
         let ends = tokio::time::timeout(self.connect.timeout, ends(puller, topic)).await;
-        let ends = ends.unwrap_or_else(|_| Err(unread(&format!("no broker has answered within {:?}", self.connect.timeout))))?;
+        let ends =
+            ends.unwrap_or_else(|_| Err(unread(&format!("no broker has answered within {:?}", self.connect.timeout))))?;
         let mut left = BTreeMap::new();
         for (queue, end) in ends {
             let to = match self.from {
@@ -174,7 +177,8 @@ impl Consume {
 }
 
 fn object(message: &Received) -> Value {
-    let properties: Map<String, Value> = message.properties().map(|(name, value)| (name.to_owned(), json!(value))).collect();
+    let properties: Map<String, Value> =
+        message.properties().map(|(name, value)| (name.to_owned(), json!(value))).collect();
     json!({
         "topic": message.queue.topic.as_str(),
         "broker": message.queue.broker.as_str(),
@@ -192,7 +196,11 @@ fn object(message: &Received) -> Value {
 /// What others have stored may hold anything; a terminal must not obey it, and a line stays a line.
 fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, char| {
-        if char.is_control() && char != '\t' { out.extend(char.escape_default()) } else { out.push(char) }
+        if char.is_control() && char != '\t' {
+            out.extend(char.escape_default())
+        } else {
+            out.push(char)
+        }
         out
     })
 }

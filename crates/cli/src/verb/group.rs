@@ -1,20 +1,23 @@
 //! `keepmq group`: list, describe, lag.
 
 use crate::args::{Connect, Output};
-use crate::cluster::{Cluster, by_queue, parse};
+use crate::cluster::{Cluster, Master, at_broker};
 use crate::table::Table;
 use clap::{Args, Subcommand};
-use keepmq_protocol::body::SubscriptionGroup;
-use keepmq_protocol::request::{ConsumerList, GroupStats};
-use keepmq_protocol::{Request, ResponseCode};
+use keepmq_client::{AdminError, SubscriptionGroup};
+use keepmq_protocol::ResponseCode;
 use keepmq_server::{ExitCode, Failure, Problem};
-use serde::Deserialize;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What a broker says of a group that it does not know.
+const MISSING: [ResponseCode; 2] = [ResponseCode::SubscriptionGroupNotExist, ResponseCode::TopicNotExist];
+
 /// Consumer groups.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  keepmq group list\n  keepmq group lag billing\n  keepmq group describe billing -o json")]
+#[command(
+    after_help = "Examples:\n  keepmq group list\n  keepmq group lag billing\n  keepmq group describe billing -o json"
+)]
 pub struct Groups {
     #[command(subcommand)]
     verb: Verb,
@@ -59,21 +62,11 @@ impl Groups {
     }
 }
 
-/// The settings of all groups, by broker.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct GroupTable {
-    subscription_group_table: BTreeMap<String, SubscriptionGroup>,
-}
-
 async fn list(connect: &Connect, output: Output) -> Result<(), Failure> {
     let cluster = Cluster::connect(connect).await?;
     let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for master in cluster.masters(None).await? {
-        let what = "the list of groups";
-        let answer = cluster.must(&master, what, Request::AllGroups).await?;
-        let table: GroupTable = parse(what, &answer)?;
-        for group in table.subscription_group_table.into_keys() {
+        for group in settings(&cluster, &master).await?.into_keys() {
             groups.entry(group).or_default().insert(master.name.clone());
         }
     }
@@ -84,49 +77,25 @@ async fn list(connect: &Connect, output: Output) -> Result<(), Failure> {
     table.print(output.format)
 }
 
+async fn settings(cluster: &Cluster, master: &Master) -> Result<BTreeMap<String, SubscriptionGroup>, Failure> {
+    let groups = cluster.admin().groups(&master.peer()).await;
+    groups.map_err(|error| at_broker("the list of groups", master, &error))
+}
+
 async fn describe(group: &str, connect: &Connect, output: Output) -> Result<(), Failure> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Members {
-        consumer_id_list: Vec<String>,
-    }
     let cluster = Cluster::connect(connect).await?;
     let mut table = Table::new(&["BROKER", "MEMBERS", "CONSUME", "RETRY QUEUES", "RETRY MAX"]);
     let mut known = false;
     for master in cluster.masters(None).await? {
-        let what = "the settings of groups";
-        let answer = cluster.must(&master, what, Request::AllGroups).await?;
-        let mut settings: GroupTable = parse(what, &answer)?;
-        let Some(settings) = settings.subscription_group_table.remove(group) else { continue };
+        let Some(settings) = settings(&cluster, &master).await?.remove(group) else { continue };
         known = true;
-        let asked = Request::ConsumerList(ConsumerList { group: group.to_owned().into() });
-        let response = cluster.ask(&master.address, asked).await;
-        let response = response.map_err(|error| crate::problem::broker(&master.name, &master.address, &error))?;
-        // A group without a member is answered with an error.
-        let members = match response.is_ok() {
-            true => parse::<Members>("the members of a group", &response)?.consumer_id_list,
-            false => Vec::new(),
-        };
-        let members = if members.is_empty() { json!(null) } else { json!(members.join(" ")) };
-        table.push([
-            json!(master.name),
-            members,
-            json!(settings.consume_enable),
-            json!(settings.retry_queue_nums),
-            json!(settings.retry_max_times),
-        ]);
+        let members = cluster.admin().members(&master.peer(), group).await;
+        let members = members.map_err(|error| at_broker("the members of a group", &master, &error))?;
+        let (enabled, queues, most) = (settings.consume_enable, settings.retry_queue_nums, settings.retry_max_times);
+        let members = (!members.is_empty()).then(|| members.join(" "));
+        table.push([json!(master.name), json!(members), json!(enabled), json!(queues), json!(most)]);
     }
-    if !known {
-        return Err(no_group(group));
-    }
-    table.print(output.format)
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Stats {
-    broker_offset: i64,
-    consumer_offset: i64,
+    if known { table.print(output.format) } else { Err(no_group(group)) }
 }
 
 async fn lag(group: &str, connect: &Connect, output: Output) -> Result<(), Failure> {
@@ -135,24 +104,19 @@ async fn lag(group: &str, connect: &Connect, output: Output) -> Result<(), Failu
     let mut known = false;
     for master in cluster.masters(None).await? {
         let what = format!("what {group:?} has consumed");
-        let asked = Request::GroupStats(GroupStats { group: group.to_owned().into(), topic: None });
-        let response = cluster.ask(&master.address, asked).await;
-        let response = response.map_err(|error| crate::problem::broker(&master.name, &master.address, &error))?;
-        let missing = [ResponseCode::SubscriptionGroupNotExist, ResponseCode::TopicNotExist];
-        if missing.iter().any(|code| *code as i32 == response.code) {
-            continue;
-        }
-        let response = crate::cluster::must(&what, &master.name, response)?;
-        for ((topic, broker, queue), Stats { broker_offset, consumer_offset }) in by_queue(&what, &response)? {
+        let lags = match cluster.admin().group_lag(&master.peer(), group).await {
+            // Java's answers to a group that it does not know.
+            Err(AdminError::Refused { code, .. }) if MISSING.iter().any(|missing| *missing as i32 == code) => continue,
+            lags => lags.map_err(|error| at_broker(&what, &master, &error))?,
+        };
+        for lag in lags {
             known = true;
-            let lag = broker_offset - consumer_offset;
-            table.push([json!(topic), json!(broker), json!(queue), json!(broker_offset), json!(consumer_offset), json!(lag)]);
+            let (topic, broker) = (json!(lag.queue.topic.as_str()), json!(lag.queue.broker.as_str()));
+            let behind = json!(lag.lag());
+            table.push([topic, broker, json!(lag.queue.id), json!(lag.end.0), json!(lag.committed.0), behind]);
         }
     }
-    if !known {
-        return Err(no_group(group));
-    }
-    table.print(output.format)
+    if known { table.print(output.format) } else { Err(no_group(group)) }
 }
 
 fn no_group(group: &str) -> Failure {

@@ -1,8 +1,8 @@
 //! The verbs.
 
+mod bench;
 mod consume;
 mod group;
-mod measure;
 mod prove;
 mod send;
 mod topic;
@@ -26,7 +26,7 @@ pub enum Verb {
     /// Consumer groups: list, describe, lag
     Group(group::Groups),
     /// Load, with latencies: send, consume, e2e
-    Bench(measure::Bench),
+    Bench(bench::Bench),
     /// Kill a broker under load on your disk, again and again, and look for what was acknowledged
     Prove(prove::Prove),
 }

@@ -20,7 +20,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const QUEUES: i32 = 4;
+const QUEUES: u32 = 4;
 const SENDERS: usize = 64;
 /// Bytes of a body besides the id.
 const BYTES: (usize, usize) = (16, 1_500);
@@ -52,7 +52,13 @@ pub struct Prove {
     #[arg(long, value_name = "LEDGER", conflicts_with_all = ["kills", "secs"])]
     check: Option<PathBuf>,
     /// With --check: the name servers that lead to the broker
-    #[arg(short = 'n', long = "namesrv", value_name = "NAMESRV[;NAMESRV]", requires = "check", conflicts_with = "data")]
+    #[arg(
+        short = 'n',
+        long = "namesrv",
+        value_name = "NAMESRV[;NAMESRV]",
+        requires = "check",
+        conflicts_with = "data"
+    )]
     name_servers: Option<String>,
     /// Print the result as JSON
     #[arg(long)]
@@ -84,7 +90,8 @@ impl Prove {
             (Some(ledger), None) => {
                 let Some(data) = &self.data else {
                     let what = "neither --data nor -n is given";
-                    let remedy = "give the folder of the store (--data DIR), or the name servers of a running broker (-n)";
+                    let remedy =
+                        "give the folder of the store (--data DIR), or the name servers of a running broker (-n)";
                     return Err(problem::usage("it is not said what to compare the ledger with", what, remedy));
                 };
                 interrupt.unless(check_store(ledger, data, &conf)).await
@@ -114,7 +121,7 @@ impl Prove {
     async fn story(&self, ground: &mut Ground, folder: &Folder) -> Result<Outcome, Failure> {
         let topic = Topic::new("keepmq-prove").expect("a legal name");
         let master = ground.cluster().masters(None).await?.pop().expect("the broker is found, or it is not ready");
-        topic::create(ground.cluster(), &master, topic.as_str(), QUEUES).await?;
+        topic::create(ground.cluster(), &master, &topic, QUEUES).await?;
         let books = Arc::new(Mutex::new(Books::create(&folder.path().join("ledger"))?));
         let producer = Producer::builder(&ground.connect().name_servers, "keepmq-prove").start().await;
         let producer = producer.map_err(|error| problem::start(&error))?;

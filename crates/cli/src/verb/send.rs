@@ -4,6 +4,7 @@ use crate::args::{Connect, Output};
 use crate::interrupt::Interrupt;
 use crate::problem;
 use crate::table::{Format, Table, say};
+use crate::verb::topic::named;
 use clap::Args;
 use keepmq_client::{Message, Producer, Receipt, SendError, Topic};
 use keepmq_server::{ExitCode, Failure, Problem};
@@ -20,8 +21,10 @@ const COLUMNS: &[&str] = &["STATUS", "ID", "BROKER", "QUEUE", "OFFSET", "MS"];
 /// Sends one message, or with --lines one for each line. "kept" means SEND_OK: it is as safe as the broker is configured to make
 /// it. Ends with 0 only if all were.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  keepmq send orders 'hello'\n  keepmq send orders @order.json --key 42 --tag created\n  \
-                        printf 'a\\nb\\n' | keepmq send orders - --lines -o ndjson")]
+#[command(
+    after_help = "Examples:\n  keepmq send orders 'hello'\n  keepmq send orders @order.json --key 42 --tag created\n  \
+                        printf 'a\\nb\\n' | keepmq send orders - --lines -o ndjson"
+)]
 pub struct Send {
     /// Where to
     topic: String,
@@ -48,9 +51,7 @@ pub struct Send {
 
 impl Send {
     pub(crate) async fn run(&self, interrupt: &mut Interrupt) -> Result<(), Failure> {
-        let topic = Topic::new(&self.topic).map_err(|error| {
-            problem::usage(format!("{:?} is no name of a topic", self.topic), error, "choose another name")
-        })?;
+        let topic = named(&self.topic)?;
         let bodies = self.bodies()?;
         let messages = bodies.into_iter().map(|body| self.message(body)).collect::<Result<Vec<_>, _>>()?;
         let producer = producer(&self.connect).await?;
@@ -64,7 +65,12 @@ impl Send {
         sent
     }
 
-    async fn send_all(&self, producer: &Producer, messages: Vec<Message>, interrupt: &Interrupt) -> Result<(), Failure> {
+    async fn send_all(
+        &self,
+        producer: &Producer,
+        messages: Vec<Message>,
+        interrupt: &Interrupt,
+    ) -> Result<(), Failure> {
         let count = messages.len();
         let mut table = Table::new(COLUMNS);
         let mut failures: Vec<SendError> = Vec::new();
@@ -109,14 +115,18 @@ impl Send {
             _ if self.body == "-" => Box::new(std::io::stdin()),
             Some(path) => Box::new(std::fs::File::open(path).map_err(|error| {
                 let why = "its content is the message";
-                let problem = Problem::new(format!("{path} cannot be read"), error.to_string(), why, "give another file");
+                let problem =
+                    Problem::new(format!("{path} cannot be read"), error.to_string(), why, "give another file");
                 Failure::new(ExitCode::NotFound, problem)
             })?),
             None => Box::new(std::io::Cursor::new(self.body.clone().into_bytes())),
         };
         if self.lines {
             let lines = std::io::BufReader::new(input).split(b'\n');
-            return lines.filter(|line| line.as_ref().map_or(true, |line| !line.is_empty())).map(|line| line.map_err(unread)).collect();
+            return lines
+                .filter(|line| line.as_ref().map_or(true, |line| !line.is_empty()))
+                .map(|line| line.map_err(unread))
+                .collect();
         }
         let mut body = Vec::new();
         // One byte more than may be sent shows that it is too much.
@@ -127,7 +137,8 @@ impl Send {
     fn message(&self, body: Vec<u8>) -> Result<Message, Failure> {
         if body.len() > BODY_MAX {
             let what = format!("it has more than {BODY_MAX} bytes");
-            let why = "a frame of RocketMQ's protocol has at most 16 MiB, and brokers take less (maxMessageSize, 4 MiB)";
+            let why =
+                "a frame of RocketMQ's protocol has at most 16 MiB, and brokers take less (maxMessageSize, 4 MiB)";
             let remedy = "send it in parts, or send where it lies";
             return Err(Failure::new(ExitCode::Refused, Problem::new("the body is too large", what, why, remedy)));
         }
@@ -146,7 +157,9 @@ impl Send {
             }
             Ok::<_, keepmq_client::MessageError>(message)
         };
-        build().map_err(|error| problem::usage("the message cannot be sent", error, "change the words of the command line"))
+        build().map_err(|error| {
+            problem::usage("the message cannot be sent", error, "change the words of the command line")
+        })
     }
 }
 

@@ -9,7 +9,9 @@ use crate::problem;
 use crate::table::say;
 use crate::verb::topic;
 use clap::Args;
-use keepmq_client::{ConsumeFrom, Message, MessageQueue, Producer, PullConsumer, PushConsumer, Received, Topic, Verdict};
+use keepmq_client::{
+    BrokerName, ConsumeFrom, Message, MessageQueue, Producer, PullConsumer, PushConsumer, Received, Topic, Verdict,
+};
 use keepmq_ledger::Finding;
 use keepmq_server::{ExitCode, Failure, Problem};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 
 const TOPIC: &str = "tour";
 const GROUP: &str = "tour-group";
-const QUEUES: i32 = 4;
+const QUEUES: u32 = 4;
 /// Bytes of a body besides the id.
 const BYTES: (usize, usize) = (32, 200);
 /// Sends under way in the load.
@@ -93,16 +95,18 @@ impl Tour {
             ground.broker_address
         ))?;
         let master = ground.cluster().masters(None).await?.pop().expect("the broker is found, or it is not ready");
-        topic::create(ground.cluster(), &master, TOPIC, QUEUES).await?;
+        let topic = Topic::new(TOPIC).expect("a legal name");
+        topic::create(ground.cluster(), &master, &topic, QUEUES).await?;
 
         let story = Story {
-            topic: Topic::new(TOPIC).expect("a legal name"),
+            topic,
             books: Arc::new(Mutex::new(Books::create(&folder.path().join("ledger"))?)),
             ids: Arc::new(AtomicU64::new(1)),
         };
         let producer = Producer::builder(&ground.connect().name_servers, "tour-producer");
         // Long enough for a broker to be killed and to come back.
-        let producer = producer.send_timeout(Duration::from_secs(8)).start().await.map_err(|error| problem::start(&error))?;
+        let producer =
+            producer.send_timeout(Duration::from_secs(8)).start().await.map_err(|error| problem::start(&error))?;
         let size = if self.fast { 1 } else { 5 };
         story.one_by_one(&producer, 10 * size).await?;
         story.with_callbacks(&producer, 200 * size).await?;
@@ -176,7 +180,7 @@ impl Story {
                 seen.later.clone().filter(|_| seen.again.is_none())
             };
             let Some((message, _)) = late else { return Ok(()) };
-            let committed = ground.cluster().committed(master, GROUP, &message.queue).await?.unwrap_or(0);
+            let committed = ground.cluster().committed(master, GROUP, &message.queue).await?;
             // It may have come again while the broker was asked.
             if committed > message.offset.0 && lock(&seen).again.is_none() {
                 let what = format!("queue {} stands at {committed}, and {} waits", message.queue.id, message.offset);
@@ -233,10 +237,11 @@ impl Story {
     }
 
     async fn consume_the_rest(&self, ground: &Ground, master: &Master) -> Result<u64, Failure> {
-        let before: Vec<u64> = self.committed(ground, master).await?.into_values().collect();
+        let committed = self.committed(ground, master).await?;
+        let before: u64 = committed.values().sum();
         let seen = Arc::new(Mutex::new(Seen::default()));
         // What was processed before counts as seen: the group goes on behind it.
-        for (queue, committed) in self.committed(ground, master).await? {
+        for (queue, committed) in committed {
             lock(&seen).places.entry(queue).or_default().extend(0..committed);
         }
         let consumer = self.consumer(ground, &seen, false).await?;
@@ -244,20 +249,18 @@ impl Story {
         let report = consumer.close(Duration::from_secs(5)).await;
         consumed?;
         let after: u64 = self.committed(ground, master).await?.into_values().sum();
-        let (processed, before) = (report.processed, before.into_iter().sum::<u64>());
-        say(&format!("6 consume       the rest, from offsets that add up to {before}: {processed} processed; now {after}\n"))?;
+        let processed = report.processed;
+        say(&format!(
+            "6 consume       the rest, from offsets that add up to {before}: {processed} processed; now {after}\n"
+        ))?;
         Ok(lock(&seen).deliveries)
     }
 
     async fn committed(&self, ground: &Ground, master: &Master) -> Result<BTreeMap<MessageQueue, u64>, Failure> {
-        let mut all = BTreeMap::new();
-        for id in 0..u32::try_from(QUEUES).expect("few queues") {
-            let broker = keepmq_client::BrokerName::new(&master.name).map_err(|error| problem::unreadable("a name", &error))?;
-            let queue = MessageQueue { topic: self.topic.clone(), broker, id };
-            let committed = ground.cluster().committed(master, GROUP, &queue).await?;
-            all.insert(queue, committed.unwrap_or(0));
-        }
-        Ok(all)
+        let broker = BrokerName::new(&master.name).map_err(|error| problem::unreadable("the broker's name", &error))?;
+        let queue = |id| MessageQueue { topic: self.topic.clone(), broker: broker.clone(), id };
+        let queues: Vec<_> = (0..QUEUES).map(queue).collect();
+        ground.cluster().committed_in_all(master, GROUP, &queues).await
     }
 
     async fn consumer(&self, ground: &Ground, seen: &Arc<Mutex<Seen>>, patient: bool) -> Result<PushConsumer, Failure> {
@@ -287,7 +290,9 @@ impl Story {
         puller.close().await;
         let missing = || {
             let seen = lock(seen);
-            ends.iter().map(|(queue, end)| end.0 - seen.places.get(queue).map_or(0, |places| places.len() as u64)).sum::<u64>()
+            ends.iter()
+                .map(|(queue, end)| end.0 - seen.places.get(queue).map_or(0, |places| places.len() as u64))
+                .sum::<u64>()
         };
         let (mut last, mut since) = (missing(), Instant::now());
         while last > 0 && since.elapsed() < STILL {
@@ -321,7 +326,9 @@ impl Story {
         ))?;
         let seconds = began.elapsed().as_secs_f64();
         if verdict.is_clean() {
-            return say(&format!("the books balance: everything that was acknowledged was consumed ({seconds:.1} s)\n"));
+            return say(&format!(
+                "the books balance: everything that was acknowledged was consumed ({seconds:.1} s)\n"
+            ));
         }
         let others = verdict.findings.iter().filter(|finding| !matches!(finding, Finding::Lost { .. })).count();
         let title = format!("the books do not balance: {lost} lost, {others} other findings");

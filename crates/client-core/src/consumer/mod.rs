@@ -7,6 +7,7 @@ mod pull;
 pub use pull::{PullCommand, PullConfig, PullConsumer, PullWork, SeekTo};
 
 mod process_queue;
+mod questions;
 mod queues;
 mod rebalance;
 

@@ -1,5 +1,6 @@
 use super::process_queue::Limits;
-use super::queues::{Lent, Queues, Terms, place, read_place};
+use super::questions::{Terms, place, read_place};
+use super::queues::{Lent, Queues};
 use super::{ConsumeFrom, Subscription, Verdict};
 use crate::RouteError;
 use crate::config::ClientConfig;
@@ -147,6 +148,8 @@ pub struct PullConsumer {
     seeks: BTreeMap<CallId, (u64, MessageQueue)>,
     /// By the order in which they came.
     polls: Vec<Poll>,
+    /// Else there is nothing to commit.
+    has_group: bool,
     commits: Commits,
     closing: bool,
     closed: bool,
@@ -172,8 +175,11 @@ impl PullConsumer {
     /// A consumer that has no queues yet.
     pub fn new(config: PullConfig, now: Now) -> Self {
         let client = config.client;
+        let has_group = config.group.is_some();
         let terms = Terms {
-            commits: config.group.is_some(),
+            commits: has_group,
+            // What is kept for the group is up to whoever commits.
+            pins: false,
             group: config.group.unwrap_or_else(|| NOBODY.to_owned()),
             from: config.from,
             subscriptions: config.subscriptions,
@@ -190,6 +196,7 @@ impl PullConsumer {
             asked: BTreeMap::new(),
             seeks: BTreeMap::new(),
             polls: Vec::new(),
+            has_group,
             commits: Commits::default(),
             closing: false,
             closed: false,
@@ -211,7 +218,11 @@ impl PullConsumer {
             }
             PullCommand::Seek { id, queue, to } => self.seek(id, queue, to),
             PullCommand::Poll { id, max, wait } => self.polls.push(Poll { id, max, until: now + wait }),
-            PullCommand::Commit { id } => self.commits.waiting.push(id),
+            PullCommand::Commit { id } if self.has_group => self.commits.waiting.push(id),
+            PullCommand::Commit { id } => {
+                let outcome = Err("this consumer reads for no group: there is nothing to commit".to_owned());
+                self.cx.work(PullWork::Committed { id, outcome });
+            }
             PullCommand::Close => self.closing = true,
         }
     }
@@ -304,7 +315,8 @@ impl PullConsumer {
             if messages.is_empty() && poll.max > 0 && !over {
                 return true;
             }
-            let trouble = self.queues.trouble_of_all().filter(|_| messages.is_empty() && poll.max > 0);
+            let trouble = if self.closing { Some("the consumer was closed") } else { self.queues.trouble_of_all() };
+            let trouble = trouble.filter(|_| messages.is_empty() && poll.max > 0);
             let outcome = trouble.map_or(Ok(messages), |trouble| Err(trouble.to_owned()));
             self.cx.work(PullWork::Polled { id: poll.id, outcome });
             false
@@ -385,3 +397,6 @@ impl Core for PullConsumer {
         polls.chain(self.routes.deadline()).chain(self.queues.deadline()).min()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -191,4 +191,6 @@ pub struct ProducerReport {
     pub unknown: u64,
     /// Requests behind the first of a send.
     pub retries: u64,
+    /// Oneway messages that were handed to nobody: no room, no route in time, or the producer was closed first.
+    pub dropped: u64,
 }

@@ -16,6 +16,9 @@ use std::io::Write;
 const ZLIB: i32 = 0x300;
 /// RocketMQ's default level.
 const LEVEL: u32 = 5;
+/// Refusals of some of RocketMQ's brokers; ours never give them. Source: RocketMQ `ResponseCode`.
+const NO_BUYER_ID: i32 = 204;
+const NOT_IN_CURRENT_UNIT: i32 = 205;
 
 /// A message with its id.
 #[derive(Debug)]
@@ -88,12 +91,17 @@ pub(super) fn size(item: &Item) -> usize {
 }
 
 fn properties(item: &Item) -> String {
-    let own = item.message.properties();
-    let mut properties = String::with_capacity(own.len() + item.message_id.len() + 24);
+    let mut properties = String::with_capacity(properties_len(item));
     push(&mut properties, property::UNIQ_KEY, &item.message_id);
     push(&mut properties, property::WAIT, "true");
-    properties.push_str(own);
+    properties.push_str(item.message.properties());
     properties
+}
+
+/// Bytes of the property string with all that is added to the user's.
+pub(super) fn properties_len(item: &Item) -> usize {
+    let added = [(property::UNIQ_KEY, item.message_id.as_str()), (property::WAIT, "true")];
+    added.iter().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>() + item.message.properties().len()
 }
 
 /// The body as it goes out. It is made anew from the message for every attempt: what was compressed must not be compressed again.
@@ -141,6 +149,7 @@ fn answered(response: &Response, items: &[Item], queue: &MessageQueue, attempts:
         Some(ResponseCode::MessageIllegal | ResponseCode::RequestCodeNotSupported | ResponseCode::InvalidParameter) => {
             Ended::Refused { code, why: why(), again: false }
         }
+        None if [NO_BUYER_ID, NOT_IN_CURRENT_UNIT].contains(&code) => Ended::Refused { code, why: why(), again: true },
         // Also SYSTEM_ERROR: RocketMQ gives it before and behind an append, and only its text would tell.
         _ => Ended::Unknown { code: Some(code), why: why() },
     }

@@ -15,7 +15,7 @@ pub use api::{ProducerCommand, ProducerConfig, ProducerReport, ProducerWork, Rec
 use crate::cx::Cx;
 use crate::heartbeat::Heartbeats;
 use crate::ids::MessageIds;
-use crate::message::{Message, MessageError};
+use crate::message::{Message, MessageError, PROPERTIES_MAX};
 use crate::routes::{News, Route, RouteError, Routes, default_topic};
 use crate::selector::Selector;
 use attempt::{Ended, Item};
@@ -37,8 +37,6 @@ const REST_MAX: Duration = Duration::from_millis(500);
 const STOP: Duration = Duration::from_secs(3);
 /// How long brokers may take to hear our farewell.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// Oneway messages that may wait for their route.
-const ONEWAY_MAX: usize = 1_000;
 
 /// A producer: see the module.
 pub struct Producer {
@@ -174,17 +172,20 @@ impl Producer {
         match command {
             ProducerCommand::Send { id, message, to, timeout } => {
                 let item = self.item(id, message);
-                if let Some((item, until)) = self.admit(item, timeout) {
+                if let Some((item, until)) = self.admit(item, &to, timeout) {
                     self.start(vec![item], to, until);
                 }
             }
             ProducerCommand::SendBatch { messages, to, timeout } => self.batch(messages, &to, timeout),
             ProducerCommand::SendOneway { message, to } => {
                 let item = self.item(SendId(0), message);
-                if matches!(self.life, Life::Open) && self.check(&item.message).is_ok() {
-                    let until = self.cx.now.mono + self.config.send_timeout;
-                    self.oneway(item, to, until);
+                match self.make_room(&item, &to) {
+                    Ok(()) => self.oneway(item, to, self.cx.now.mono + self.config.send_timeout),
+                    Err(_) => self.report.dropped += 1,
                 }
+            }
+            ProducerCommand::Route { topic } if matches!(self.life, Life::Leaving { .. } | Life::Over) => {
+                self.cx.work(ProducerWork::Routed { topic, outcome: Err(RouteError::Unreachable(Vec::new())) });
             }
             ProducerCommand::Route { topic } => {
                 let until = self.cx.now.mono + self.config.send_timeout;
@@ -200,20 +201,8 @@ impl Producer {
     }
 
     /// Takes a send in, or ends it at once.
-    fn admit(&mut self, item: Item, timeout: Option<Duration>) -> Option<(Item, Mono)> {
-        let bytes = item.message.body().len();
-        let why = if !matches!(self.life, Life::Open) {
-            "this producer is being closed".to_owned()
-        } else if let Err(error) = self.check(&item.message) {
-            error.to_string()
-        } else if self.messages >= self.config.in_flight {
-            format!("{} messages are under way already, as many as this producer lets be", self.messages)
-        } else if self.bytes + bytes > self.config.in_flight_bytes && self.messages > 0 {
-            let most = self.config.in_flight_bytes;
-            format!("{} bytes are under way already; with this message it would be more than {most}", self.bytes)
-        } else {
-            self.messages += 1;
-            self.bytes += bytes;
+    fn admit(&mut self, item: Item, to: &Target, timeout: Option<Duration>) -> Option<(Item, Mono)> {
+        let Err(why) = self.make_room(&item, to) else {
             return Some((item, self.cx.now.mono + timeout.unwrap_or(self.config.send_timeout)));
         };
         self.report.refused += 1;
@@ -223,9 +212,46 @@ impl Producer {
         None
     }
 
-    fn check(&self, message: &Message) -> Result<(), MessageError> {
-        let (len, max) = (message.body().len(), self.config.max_message_bytes);
-        if len > max { Err(MessageError::TooLarge { len, max }) } else { Ok(()) }
+    /// Counts a message among those under way; the text says why it may not be one of them.
+    fn make_room(&mut self, item: &Item, to: &Target) -> Result<(), String> {
+        let bytes = item.message.body().len();
+        if !matches!(self.life, Life::Open) {
+            return Err("this producer is being closed".to_owned());
+        }
+        self.check(item).map_err(|error| error.to_string())?;
+        if let Target::Queue(queue) = to
+            && queue.topic != *item.message.topic()
+        {
+            return Err(format!(
+                "its topic is {}, and the queue it is to go to is one of {}",
+                item.message.topic(),
+                queue.topic
+            ));
+        }
+        if self.messages >= self.config.in_flight {
+            return Err(format!("{} messages are under way already, as many as this producer lets be", self.messages));
+        }
+        if self.bytes + bytes > self.config.in_flight_bytes && self.messages > 0 {
+            let most = self.config.in_flight_bytes;
+            return Err(format!(
+                "{} bytes are under way already; with this message it would be more than {most}",
+                self.bytes
+            ));
+        }
+        self.messages += 1;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    fn check(&self, item: &Item) -> Result<(), MessageError> {
+        let (len, max) = (item.message.body().len(), self.config.max_message_bytes);
+        if len > max {
+            return Err(MessageError::TooLarge { len, max });
+        }
+        match attempt::properties_len(item) {
+            len if len > PROPERTIES_MAX => Err(MessageError::Properties { len }),
+            _ => Ok(()),
+        }
     }
 
     /// As few parcels as the messages fit in. Those of one have one topic, and one sharding key or none.
@@ -234,7 +260,7 @@ impl Producer {
         let mut bytes = 0;
         for (id, message) in messages {
             let item = self.item(id, message);
-            let Some((item, until)) = self.admit(item, timeout) else { continue };
+            let Some((item, until)) = self.admit(item, to, timeout) else { continue };
             let size = attempt::size(&item);
             let fits = parcel.first().is_none_or(|first| {
                 first.message.topic() == item.message.topic()
@@ -302,10 +328,7 @@ impl Producer {
             }
             (Target::Any, None) => self.selector.pick(&route.writable, parcel.avoid.as_ref(), now).cloned(),
         };
-        let address = queue.as_ref().and_then(|queue| {
-            let there = route.writable.binary_search(queue).is_ok();
-            route.master(&queue.broker).filter(|_| there).cloned()
-        });
+        let address = queue.as_ref().and_then(|queue| self.master(queue, &route, parcel.shard.is_some()));
         let (Some(queue), Some(address)) = (queue, address) else {
             parcel.last.why = format!("no queue of {topic} that it may go to takes messages now");
             return self.rest(id, parcel);
@@ -364,6 +387,21 @@ impl Producer {
         // As RocketMQ's SelectMessageQueueByHash: Java's String.hashCode of the key.
         let hash = keepmq_protocol::message::tag_hash(key).unsigned_abs() as usize;
         queues.get(hash.checked_rem(queues.len())?).cloned()
+    }
+
+    /// Where the master of a writable queue is.
+    ///
+    /// A key of a topic that sends create has chosen among all brokers that may create it, and the first message has created it
+    /// on one of them. The others get it in the same way; without that their keys had nowhere to go.
+    fn master(&self, queue: &MessageQueue, route: &Route, keyed: bool) -> Option<Arc<str>> {
+        let there = |route: &Route| {
+            let writable = route.writable.binary_search(queue).is_ok();
+            route.master(&queue.broker).filter(|_| writable).cloned()
+        };
+        if !keyed || route.brokers.contains_key(&queue.broker) {
+            return there(route);
+        }
+        there(&self.created(&queue.topic, self.routes.known(&default_topic())?))
     }
 
     fn wait(&mut self, id: u64, mut parcel: Parcel, topic: Topic) {
@@ -427,7 +465,7 @@ impl Producer {
         self.routes.want(&queue.topic, &mut self.cx);
         parcel.avoid = Some(queue.broker);
         let fixed = parcel.shard.is_some() || matches!(parcel.to, Target::Queue(_));
-        let brokers = self.routes.known(&queue.topic).map_or(1, |route| route.brokers.len());
+        let brokers = self.routes.known(&queue.topic).map_or(1, |route| route.masters());
         if fixed || parcel.in_turn >= brokers {
             return self.rest(id, parcel);
         }
@@ -481,25 +519,30 @@ impl Producer {
 
     // ---- oneway, queues -------------------------------------------------------------------------------------------------
 
+    /// Hands a oneway message on, or lets it wait for its route. Nothing is promised, and nobody hears of its end.
     fn oneway(&mut self, item: Item, to: Target, until: Mono) {
         let topic = item.message.topic().clone();
         let route = match self.way(&topic) {
-            Way::Known(route) => route,
-            Way::Creates(model) => Arc::new(self.created(&topic, &model)),
-            // Nothing is promised, and nobody would hear of it.
-            Way::None(_) if until <= self.cx.now.mono || self.oneways.len() >= ONEWAY_MAX => return,
-            Way::None(_) => return self.oneways.push((item, to, until)),
+            Way::Known(route) => Some(route),
+            Way::Creates(model) => Some(Arc::new(self.created(&topic, &model))),
+            Way::None(_) if until > self.cx.now.mono => return self.oneways.push((item, to, until)),
+            Way::None(_) => None,
         };
-        let queue = match (to, item.message.shard()) {
+        self.messages -= 1;
+        self.bytes -= item.message.body().len();
+        let keyed = to == Target::Any && item.message.shard().is_some();
+        let queue = route.as_ref().and_then(|route| match (to, item.message.shard()) {
             (Target::Queue(queue), _) => Some(queue),
-            (Target::Any, Some(key)) => self.shard(&topic, &route, key),
+            (Target::Any, Some(key)) => self.shard(&topic, route, key),
             (Target::Any, None) => self.selector.pick(&route.writable, None, self.cx.now.mono).cloned(),
+        });
+        let there = queue.zip(route).and_then(|(queue, route)| Some((self.master(&queue, &route, keyed)?, queue)));
+        let Some((address, queue)) = there else {
+            self.report.dropped += 1;
+            return;
         };
-        let Some(queue) = queue else { return };
-        if let Some(address) = route.master(&queue.broker) {
-            let request = attempt::request(&self.config, std::slice::from_ref(&item), &queue, self.cx.now.wall);
-            self.cx.tell(address, request);
-        }
+        let request = attempt::request(&self.config, std::slice::from_ref(&item), &queue, self.cx.now.wall);
+        self.cx.tell(&address, request);
     }
 
     /// Answers those who want to know queues, as far as they are known, and sends what waited for a route.
@@ -624,7 +667,11 @@ impl Producer {
         self.wakes.clear();
         self.waiting.clear();
         self.calls.clear();
-        self.oneways.clear();
+        for (item, ..) in std::mem::take(&mut self.oneways) {
+            self.messages -= 1;
+            self.bytes -= item.message.body().len();
+            self.report.dropped += 1;
+        }
         for (topic, _) in std::mem::take(&mut self.asked) {
             self.cx.work(ProducerWork::Routed { topic, outcome: Err(RouteError::Unreachable(Vec::new())) });
         }
@@ -655,15 +702,20 @@ impl Core for Producer {
         self.cx.now = now;
         match event {
             Event::Done(command) => self.command(command),
-            Event::Answered { call, outcome } => {
-                if let Life::Leaving { calls, .. } = &mut self.life {
-                    calls.remove(&call);
-                } else if let Some(news) = self.routes.answered(call, &outcome, &mut self.cx) {
-                    self.news(&news);
-                } else if self.heartbeats.answered(call, &outcome, now.mono).is_none() {
-                    self.answered(call, &outcome);
+            Event::Answered { call, outcome } => match &mut self.life {
+                Life::Open | Life::Closing { .. } => {
+                    if let Some(news) = self.routes.answered(call, &outcome, &mut self.cx) {
+                        self.news(&news);
+                    } else if self.heartbeats.answered(call, &outcome, now.mono).is_none() {
+                        self.answered(call, &outcome);
+                    }
                 }
-            }
+                Life::Leaving { calls, .. } => {
+                    calls.remove(&call);
+                }
+                // Nothing follows the end.
+                Life::Over => {}
+            },
             Event::Request { from, .. } => {
                 if !from.oneway {
                     let response =

@@ -200,11 +200,18 @@ fn lost(_: &Send<'_>, peer: &str) -> Outcome {
     Err(CallError::Lost { peer: peer.to_owned(), why: "the connection ended".to_owned() })
 }
 
-fn kept(send: &Send<'_>, _: &str) -> Outcome {
-    let fields =
-        [("msgId", "ID".to_owned()), ("queueId", send.header.queue_id.to_string()), ("queueOffset", "5".to_owned())];
-    let fields = fields.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect();
-    Ok(Response::ok().with_header(ResponseHeader::Fields(fields)))
+fn kept(send: &Send<'_>, peer: &str) -> Outcome {
+    kept_as(ResponseCode::Success, 5)(send, peer)
+}
+
+/// The whole answer to a send, with another offset, or another code.
+fn kept_as(code: ResponseCode, offset: u64) -> impl FnOnce(&Send<'_>, &str) -> Outcome {
+    move |send, _| {
+        let queue = send.header.queue_id.to_string();
+        let fields = [("msgId", "ID".to_owned()), ("queueId", queue), ("queueOffset", offset.to_string())];
+        let fields = fields.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect();
+        Ok(Response { code: code as i32, ..Response::ok() }.with_header(ResponseHeader::Fields(fields)))
+    }
 }
 
 fn uniq_key(send: &Send<'_>) -> String {
@@ -537,4 +544,156 @@ fn what_a_producer_does_not_serve_is_refused() {
     world.handle(Event::Request { from, request: Request::ClusterInfo });
     world.handle(Event::Request { from: Caller { oneway: true, ..from }, request: Request::ClusterInfo });
     assert_eq!(world.told.len(), 1);
+}
+
+#[test]
+fn each_name_server_is_asked_once_though_another_answer_changes_who_comes_first() {
+    let gone = || Err(CallError::Lost { peer: "ns".to_owned(), why: "gone".to_owned() });
+    let mut world = World::new(&["n1", "n2", "n3"], |_| {});
+    world.tell(ProducerCommand::Route { topic: Topic::new("U").unwrap() });
+    world.send(message());
+    world.answer("n1", gone());
+    world.answer("n2", Ok(route(&["a"], 6)));
+    world.hear_heartbeats();
+    let mut asked = Vec::new();
+    while let Some((_, peer, ..)) = world.calls.first() {
+        asked.push(peer.clone());
+        world.answer(&asked[asked.len() - 1], gone());
+    }
+    assert_eq!(asked, ["n1", "n2", "n3"], "two answers of one server would pass for a majority");
+}
+
+#[test]
+fn properties_that_leave_no_room_for_the_id_are_refused() {
+    let mut world = World::routed(&["a"], |_| {});
+    let full = || message().property("n", &"x".repeat(32_767 - 3)).unwrap();
+    let messages = vec![(SendId(1), full()), (SendId(2), full()), (SendId(3), message())];
+    world.tell(ProducerCommand::SendBatch { messages, to: Target::Any, timeout: None });
+    world.answer_send(kept);
+    assert_eq!(world.ends(), "1:refused 2:refused 3:ok");
+}
+
+#[test]
+fn keys_of_a_topic_that_was_created_on_one_broker_create_it_on_the_other() {
+    let mut world = World::new(&["ns"], |_| {});
+    let mut peers = BTreeSet::new();
+    let mut keyed = |world: &mut World, n: u32| {
+        world.send(message().sharding_key(&format!("key {n}")).unwrap());
+        while world.calls.iter().any(|(_, peer, ..)| peer == "ns") {
+            let nth = world.calls.iter().position(|(_, peer, ..)| peer == "ns").unwrap();
+            let Request::RouteInfo(info) = &world.calls[nth].2 else { unreachable!() };
+            let answer = match (&*info.topic, n) {
+                ("TBW102", _) => Ok(route(&["a", "b"], 7)),
+                (_, 0) => no_topic(),
+                _ => Ok(route(&["a"], 6)),
+            };
+            world.answer("ns", answer);
+        }
+        world.hear_heartbeats();
+        assert_eq!(world.sends_out(), 1, "key {n}");
+        peers.insert(world.answer_send(kept));
+        world.pass(SECOND / 5);
+    };
+    (0..20).for_each(|n| keyed(&mut world, n));
+    assert_eq!(peers.len(), 2);
+}
+
+#[test]
+fn a_broker_without_a_queue_to_write_to_is_no_other_broker() {
+    let mut world = World::new(&["ns"], |_| {});
+    world.send(message());
+    let mut data: RouteData = serde_json::from_slice(&route(&["a", "b"], 6).body.concat()).unwrap();
+    data.queue_datas[1].perm = 4;
+    world.answer("ns", Ok(Response::ok().with_body(serde_json::to_vec(&data).unwrap())));
+    world.answer_send(code(ResponseCode::SystemBusy));
+    assert_eq!(world.sends_out(), 0, "it is the only one: it rests");
+}
+
+#[test]
+fn what_rocketmq_refuses_for_good_is_refused_and_tried_elsewhere() {
+    for refusal in [204, 205] {
+        let mut world = World::routed(&["a", "b"], |config| config.retries = 1);
+        world.send(message());
+        (0..2).for_each(|_| {
+            world.answer_send(|_, _| Ok(Response { code: refusal, ..Response::ok() }));
+        });
+        assert_eq!(world.ends(), format!("1:refused({refusal})"));
+    }
+}
+
+#[test]
+fn a_queue_of_another_topic_is_refused_at_once() {
+    let mut world = World::routed(&["a"], |_| {});
+    let queue = MessageQueue { topic: Topic::new("U").unwrap(), broker: BrokerName::new("a").unwrap(), id: 0 };
+    world.tell(ProducerCommand::Send {
+        id: SendId(1),
+        message: message(),
+        to: Target::Queue(queue.clone()),
+        timeout: None,
+    });
+    assert_eq!(world.ends(), "1:refused");
+    world.tell(ProducerCommand::SendOneway { message: message(), to: Target::Queue(queue) });
+    assert!(world.told.is_empty());
+}
+
+#[test]
+fn oneway_messages_that_wait_are_bounded_and_counted_when_they_are_dropped() {
+    let mut world = World::new(&["ns"], |config| config.in_flight_bytes = 10);
+    let oneway = || ProducerCommand::SendOneway { message: message(), to: Target::Any };
+    world.tell(oneway());
+    world.tell(oneway());
+    world.tell(oneway());
+    assert_eq!((world.producer.bytes, world.producer.report.dropped), (8, 1));
+    world.pass(4 * SECOND);
+    assert_eq!((world.producer.messages, world.producer.bytes, world.producer.report.dropped), (0, 0, 3));
+}
+
+#[test]
+fn nothing_follows_the_end() {
+    let mut world = World::new(&["n1", "n2"], |_| {});
+    world.tell(ProducerCommand::Route { topic: topic() });
+    world.tell(ProducerCommand::Close { within: Duration::ZERO });
+    assert!(matches!(&world.works[..], [ProducerWork::Routed { outcome: Err(_), .. }, ProducerWork::Closed(_)]));
+    let asked = world.calls.len();
+    world.answer("n1", no_topic());
+    assert_eq!((world.calls.len(), world.works.len()), (asked - 1, 2), "no other name server is asked");
+    assert_eq!(world.exits, 1);
+}
+
+#[test]
+fn who_asks_for_queues_during_the_farewell_is_answered() {
+    let mut world = World::routed(&["a"], |_| {});
+    world.tell(ProducerCommand::Close { within: Duration::ZERO });
+    world.tell(ProducerCommand::Route { topic: Topic::new("U").unwrap() });
+    world.pass(SECOND);
+    assert!(world.works.iter().any(|work| matches!(work, ProducerWork::Routed { .. })), "{:?}", world.works);
+}
+
+#[test]
+fn a_message_that_is_not_on_disk_yet_gets_no_receipt_though_its_place_is_told() {
+    for lesser in [ResponseCode::FlushDiskTimeout, ResponseCode::SlaveNotAvailable, ResponseCode::FlushSlaveTimeout] {
+        let mut world = World::routed(&["a"], |config| config.retries = 0);
+        world.send(message());
+        world.answer_send(kept_as(lesser, 5));
+        assert_eq!(world.ends(), format!("1:unknown({})", lesser as i32));
+    }
+}
+
+#[test]
+fn each_send_gets_its_own_answer() {
+    let mut world = World::routed(&["a"], |_| {});
+    let queue = MessageQueue { topic: topic(), broker: BrokerName::new("a").unwrap(), id: 1 };
+    for id in 1..=3 {
+        let to = Target::Queue(queue.clone());
+        world.tell(ProducerCommand::Send { id: SendId(id), message: message(), to, timeout: None });
+    }
+    // In the order in which they were asked: 10, 11, 12.
+    (10..13).for_each(|offset| {
+        world.answer_send(kept_as(ResponseCode::Success, offset));
+    });
+    let offsets = world.works.iter().map(|work| match work {
+        ProducerWork::Sent { id, outcome: Ok(receipt) } => (id.0, receipt.offset.0),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(offsets.collect::<Vec<_>>(), [(1, 10), (2, 11), (3, 12)]);
 }

@@ -30,7 +30,7 @@ pub struct Options {
     /// Minutes instead of seconds.
     #[arg(long)]
     long: bool,
-    /// Only the storm, of only this one.
+    /// Only the storm, of only this one; `all` of them.
     #[arg(long)]
     only: Option<String>,
 }

@@ -1,7 +1,9 @@
 //! Bad registrations, and the rest of the list, at a name server.
 
 use super::cases::{Case, Expected, command, frame, frames, hear, throw};
+use super::strangers::PUT_OFF;
 use crate::client::Client;
+use crate::interop::wait_for_route;
 use crate::process::{Folder, Process};
 use crate::scene::Scene;
 use crate::tally::Tally;
@@ -37,10 +39,7 @@ pub(super) fn run(tally: &mut Tally, binary: &Path) -> Result<()> {
     let mut name_server = scene.start_name_server()?;
     let (mut broker, _) = scene.start_broker()?;
     Client::connect(scene.broker)?.create_topic(TOPIC, 4)?;
-    let end = Instant::now() + Duration::from_secs(5);
-    while route(&scene).is_err() && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for_route(scene.name_server, TOPIC)?;
     route(&scene).context("before anything bad happens")?;
     let mut all = frames();
     all.extend(registrations());
@@ -115,7 +114,7 @@ fn throw_all(addr: SocketAddr, all: &[Case], first: usize, wave_of: usize, until
     while Instant::now() < until {
         let mut wave = Vec::new();
         for case in cases.by_ref().take(wave_of) {
-            let mut client = Client::connect(addr)?;
+            let mut client = Client::connect_within(addr, PUT_OFF)?;
             let sent = client.raw(&case.bytes).is_ok();
             wave.push((client, case, sent));
         }

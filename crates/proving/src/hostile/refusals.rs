@@ -2,13 +2,12 @@
 
 use super::cases::judge;
 use crate::client::{Client, send_request, unique_key};
-use crate::process::{Folder, Process};
+use crate::process::{Folder, PATIENCE, Process};
 use crate::scene::Scene;
 use crate::tally::Tally;
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 /// All of them.
 pub(super) fn run(tally: &mut Tally, binary: &Path) -> Result<()> {
@@ -53,7 +52,7 @@ fn ended(scene: &Scene, code: i32, says: &str) -> Result<(), String> {
         let log = scene.folder.join(format!("refused-{}.log", scene.broker.port()));
         std::fs::write(&log, "").context("cannot empty a log")?;
         let mut process = Process::start(&scene.broker_command()?, &log)?;
-        let status = process.ended_within(Duration::from_secs(10))?.context("it runs instead of ending")?;
+        let status = process.ended_within(PATIENCE)?.context("it runs instead of ending")?;
         let said = std::fs::read_to_string(&log).context("cannot read a log")?;
         anyhow::ensure!(status.code() == Some(code), "expected exit code {code}, seen {status}: {said}");
         anyhow::ensure!(said.contains(says), "expected {says:?} in: {said}");

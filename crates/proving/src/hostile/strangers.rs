@@ -4,10 +4,10 @@ use super::cases::{Case, Expected, Heard, TOPIC, bombs as bomb_cases, command, f
 use crate::client::{Client, heartbeat_request, pull_request, send_request, unique_key};
 use crate::load;
 use anyhow::{Context, Result, anyhow, ensure};
-use keepmq_protocol::Request;
 use keepmq_protocol::body::{ConsumerData, Heartbeat, Subscription};
 use keepmq_protocol::frame::{Form, write_request};
 use keepmq_protocol::request::ConsumerList;
+use keepmq_protocol::{Request, ResponseCode};
 use serde_json::json;
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -26,6 +26,10 @@ const DEAF_BYTES: usize = 256 << 20;
 
 /// Clients that take no answers: more than may be owed to all together.
 const DEAF_PULLERS: usize = 12;
+/// Longest that a stranger is put off: not read from, not answered, or not let in. Only good clients are served in good time;
+/// but a broker that has not come to somebody for a minute, though it serves the others, has forgotten them.
+pub(super) const PUT_OFF: Duration = Duration::from_secs(60);
+
 /// After so long a client comes again that was cut off.
 const COME_AGAIN: Duration = Duration::from_secs(1);
 
@@ -39,6 +43,11 @@ pub(super) struct Stage {
 impl Stage {
     fn over(&self) -> bool {
         Instant::now() >= self.until
+    }
+
+    /// Somebody who can wait.
+    fn stranger(&self) -> Result<Client> {
+        Client::connect_within(self.broker, PUT_OFF)
     }
 }
 
@@ -67,7 +76,7 @@ fn waves(stage: &Stage, cases: &[Case], first: usize) -> Result<[u64; 3]> {
         for _ in 0..WAVE {
             let case = &cases[next % cases.len()];
             next += 1;
-            let mut client = Client::connect(stage.broker)?;
+            let mut client = stage.stranger()?;
             let sent = client.raw(&case.bytes).is_ok();
             wave.push((client, case, sent));
         }
@@ -91,7 +100,7 @@ pub(super) fn bombs(stage: &Stage) -> Result<String> {
         // Four of them at a time.
         let mut clients = Vec::new();
         for case in cases.iter().cycle().skip(thrown % cases.len()).take(4) {
-            let mut client = Client::connect(stage.broker)?;
+            let mut client = stage.stranger()?;
             let sent = client.raw(&case.bytes).is_ok();
             clients.push((client, case, sent));
         }
@@ -167,7 +176,7 @@ pub(super) fn deaf_senders(stage: &Stage) -> Result<String> {
 
 /// Clients that ask for messages and never read them.
 pub(super) fn deaf_pullers(stage: &Stage) -> Result<String> {
-    let mut client = Client::connect(stage.broker)?;
+    let mut client = stage.stranger()?;
     for _ in 0..64 {
         client.send(TOPIC, 2, &[b'p'; 64 << 10])?;
     }
@@ -180,7 +189,7 @@ pub(super) fn deaf_pullers(stage: &Stage) -> Result<String> {
 }
 
 /// A hundred thousand pulls that wait, of one client and then of a hundred, on the queue that the good clients write to; for
-/// a tag that never comes.
+/// a tag that never comes. They take their answers while they ask.
 pub(super) fn pulls(stage: &Stage) -> Result<String> {
     let mut rounds = Vec::new();
     for connections in [1, 100].into_iter().cycle() {
@@ -192,38 +201,69 @@ pub(super) fn pulls(stage: &Stage) -> Result<String> {
         // A round takes as long as the pulls wait, unless messages come in between.
         std::thread::sleep(Duration::from_secs(4).saturating_sub(began.elapsed()));
     }
-    let parted: Vec<_> = rounds.iter().map(|(held, refused)| format!("{held} held and {refused} not")).collect();
-    Ok(format!("each of {PULLS} answered in {} rounds: {}", rounds.len(), parted.join(", ")))
+    let parted: Vec<_> = rounds.iter().map(|round| format!("{} held and {} not", round.held, round.refused)).collect();
+    let put_off: u64 = rounds.iter().map(|round| round.put_off).sum();
+    Ok(format!(
+        "each of {PULLS} answered in {} rounds: {}; {put_off} times not read from",
+        rounds.len(),
+        parted.join(", ")
+    ))
 }
 
-fn pulls_of(stage: &Stage, connections: usize) -> Result<(u64, u64)> {
+/// What became of many pulls.
+#[derive(Debug, Default)]
+struct Pulls {
+    held: usize,
+    refused: usize,
+    put_off: u64,
+}
+
+fn pulls_of(stage: &Stage, connections: usize) -> Result<Pulls> {
     const HELD: Duration = Duration::from_secs(4);
-    let mut clients = Vec::new();
-    for _ in 0..connections {
-        clients.push(Client::connect(stage.broker)?);
-    }
+    const AT_A_TIME: usize = 100;
     let mut ends = Vec::new();
     for queue in 0..i32::try_from(load::QUEUES)? {
-        ends.push(clients[0].max_offset(load::TOPIC, queue)?);
+        ends.push(stage.stranger()?.max_offset(load::TOPIC, queue)?);
     }
-    let began = Instant::now();
-    for client in &mut clients {
-        for at in 0..PULLS / connections {
-            let queue = at % ends.len();
-            let at = ends[queue];
-            client.post(&pull_request(load::TOPIC, i32::try_from(queue)?, at, "neverseen", HELD));
+    let each = PULLS / connections;
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        let mut client = stage.stranger()?;
+        client.never_wait()?;
+        clients.push((client, 0));
+    }
+    let mut seen = Pulls::default();
+    let (began, mut moved_at) = (Instant::now(), Instant::now());
+    while seen.held + seen.refused < PULLS {
+        let mut moved = 0;
+        for (client, asked) in &mut clients {
+            if client.unsent() == 0 {
+                for nth in *asked..(*asked + AT_A_TIME).min(each) {
+                    let queue = nth % ends.len();
+                    let pull = pull_request(load::TOPIC, i32::try_from(queue)?, ends[queue], "neverseen", HELD);
+                    *asked = usize::try_from(client.post(&pull))?;
+                }
+            }
+            let (sent, heard) = client.exchange().context("a pull of many")?;
+            seen.put_off += u64::from(client.unsent() > 0 && sent == 0);
+            moved += sent + heard;
+            while let Some((_, response)) = client.received()? {
+                ensure!(matches!(response.code, 19 | 20), "a pull of many was answered with {}", response.code);
+                *if began.elapsed() >= HELD / 2 { &mut seen.held } else { &mut seen.refused } += 1;
+            }
         }
-        client.flush()?;
-    }
-    let (mut held, mut refused) = (0, 0);
-    for client in &mut clients {
-        for _ in 0..PULLS / connections {
-            let (_, response) = client.receive().context("a pull of many")?.context("a pull was closed upon")?;
-            ensure!(matches!(response.code, 19 | 20), "a pull of many was answered with {}", response.code);
-            *if began.elapsed() >= HELD / 2 { &mut held } else { &mut refused } += 1;
+        if moved > 0 {
+            moved_at = Instant::now();
+        } else {
+            let Pulls { held, refused, .. } = seen;
+            ensure!(
+                moved_at.elapsed() < PUT_OFF,
+                "for {PUT_OFF:?} neither read from nor answered; {held} pulls were held and {refused} not"
+            );
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
-    Ok((held, refused))
+    Ok(seen)
 }
 
 /// Heartbeats with as many subscriptions as pass, of many clients, and with more.
@@ -246,7 +286,7 @@ pub(super) fn subscriptions(stage: &Stage) -> Result<String> {
             ..Heartbeat::default()
         }))
     };
-    let (mut taken, mut refused, mut closed) = (0, 0, 0);
+    let (mut taken, mut refused, mut closed, mut busy) = (0, 0, 0, 0);
     for round in 0.. {
         if stage.over() {
             break;
@@ -254,18 +294,24 @@ pub(super) fn subscriptions(stage: &Stage) -> Result<String> {
         for (groups, topics, code, text) in
             [(1, 10_001, 1, "subscriptions"), (1_001, 1, 1, "consumer groups"), (10, 1_000, 0, "")]
         {
-            let mut client = Client::connect(stage.broker)?;
+            let mut client = stage.stranger()?;
             // A large frame that is not complete is the first to go when others leave theirs incomplete.
             let Ok(response) = client.ask(&beat(round % 8, groups, topics)) else {
                 closed += 1;
                 continue;
             };
+            if response.code == ResponseCode::SystemBusy as i32 {
+                busy += 1;
+                continue;
+            }
             judge(&response, code, text).with_context(|| format!("{groups} groups of {topics} topics"))?;
             *if code == 0 { &mut taken } else { &mut refused } += 1;
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    Ok(format!("{taken} heartbeats of 10,000 subscriptions taken, {refused} of too many refused, {closed} closed upon"))
+    Ok(format!(
+        "{taken} heartbeats of 10,000 subscriptions taken, {refused} of too many refused, {busy} put off, {closed} closed upon"
+    ))
 }
 
 /// A thousand connections that join one group, are all in it, and leave.
@@ -274,19 +320,24 @@ pub(super) fn members(stage: &Stage) -> Result<String> {
     while !stage.over() {
         let began = Instant::now();
         let mut clients = Vec::with_capacity(MEMBERS);
+        let beat = |member: usize| heartbeat_request(&format!("member-{member}"), "crowd", TOPIC);
         for member in 0..MEMBERS {
-            let mut client = Client::connect(stage.broker)?;
-            client.post(&heartbeat_request(&format!("member-{member}"), "crowd", TOPIC));
+            let mut client = stage.stranger()?;
+            client.post(&beat(member));
             client.flush()?;
             clients.push(client);
         }
-        for client in &mut clients {
+        for (member, client) in clients.iter_mut().enumerate() {
             let (_, response) = client.receive()?.context("a member's connection was closed")?;
-            judge(&response, 0, "").context("a member's heartbeat")?;
+            if response.code == ResponseCode::SystemBusy as i32 {
+                client.must(&beat(member)).context("a member that was put off")?;
+            } else {
+                judge(&response, 0, "").context("a member's heartbeat")?;
+            }
             client.shrink();
         }
         let asked = ConsumerList { group: "crowd".into() };
-        let list = Client::connect(stage.broker)?.must(&Request::ConsumerList(asked))?;
+        let list = stage.stranger()?.must(&Request::ConsumerList(asked))?;
         let body = list.body.concat();
         let listed: serde_json::Value = serde_json::from_slice(&body).context("the list of members")?;
         let count = listed["consumerIdList"].as_array().map_or(0, Vec::len);
@@ -308,7 +359,7 @@ pub(super) fn clocks(stage: &Stage) -> Result<String> {
     let mut rounds = 0;
     while !stage.over() {
         for (index, at) in [0, -1, i64::MIN, i64::MAX, now - YEARS, now + YEARS].into_iter().enumerate() {
-            let mut client = Client::connect(stage.broker)?;
+            let mut client = stage.stranger()?;
             let group = format!("clock-{index}");
             let mut beat = heartbeat_request(&group, &group, TOPIC);
             if let Request::Heartbeat(beat) = &mut beat {
@@ -325,7 +376,9 @@ pub(super) fn clocks(stage: &Stage) -> Result<String> {
             // A pull by somebody who has the same clock is served, one from a later time must wait for its heartbeat.
             client.raw(&pull(at))?;
             let (_, response) = client.receive()?.context("closed instead of an answer")?;
-            ensure!(matches!(response.code, 0 | 19 | 21), "a pull at {at} was answered with {}", response.code);
+            // Or too many of the others' old messages are being read.
+            let busy = response.code == ResponseCode::SystemBusy as i32;
+            ensure!(busy || matches!(response.code, 0 | 19 | 21), "a pull at {at} was answered with {}", response.code);
             if let Some(later) = at.checked_add(1) {
                 client.raw(&pull(later))?;
                 let (_, response) = client.receive()?.context("closed instead of an answer")?;
@@ -344,7 +397,7 @@ pub(super) fn slow_frames(stage: &Stage) -> Result<String> {
     write_request(&mut bytes, 1, Form::Json, false, &Request::RuntimeInfo);
     let mut clients = Vec::new();
     for _ in 0..100 {
-        clients.push(Client::connect(stage.broker)?);
+        clients.push(stage.stranger()?);
     }
     let left = stage.until.saturating_duration_since(Instant::now());
     let pause = left / u32::try_from(bytes.len() + 1)?;
@@ -373,7 +426,7 @@ fn deaf_parts(stage: &Stage, part: &[u8]) -> Result<String> {
     while !stage.over() {
         let mut clients = Vec::new();
         for _ in 0..100 {
-            let mut client = Client::connect(stage.broker)?;
+            let mut client = stage.stranger()?;
             let sent = client.raw(part).is_ok();
             clients.push((client, sent));
         }
@@ -393,14 +446,18 @@ pub(super) fn idle(stage: &Stage) -> Result<String> {
     let case = Case::new("", frame(&command(28, &json!({})), b""), Expected::Code(0, ""));
     let mut clients = Vec::with_capacity(IDLE);
     for _ in 0..IDLE {
-        let mut client = Client::connect(stage.broker)?;
+        let mut client = stage.stranger()?;
         client.raw(&case.bytes)?;
         clients.push(client);
     }
+    // The system drops who knocks while too many wait at the door, and knocks for them again after a while: not after the storm.
+    let mut outside = 0;
     for client in &mut clients {
-        hear(client, &case, true)?;
+        let left = stage.until.saturating_duration_since(Instant::now());
+        client.patience(left.max(Duration::from_millis(1)))?;
+        outside += u64::from(hear(client, &case, true)? == Heard::Closed);
         client.shrink();
     }
     std::thread::sleep(stage.until.saturating_duration_since(Instant::now()));
-    Ok(format!("{} connections", clients.len()))
+    Ok(format!("{} connections, {outside} of them not let in", clients.len()))
 }

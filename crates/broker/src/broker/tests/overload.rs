@@ -120,3 +120,42 @@ fn a_hundred_thousand_pulls_wait_no_client_takes_all_places_and_one_more_is_answ
     let again = world.send(B, Request::Pull(pull("T", 0, 1, "*")));
     assert_eq!(world.answer(again), None, "there is room again");
 }
+
+#[test]
+fn the_many_parked_pulls_of_one_client_are_served_in_pieces_and_nobody_waits_behind_them() {
+    const MANY: usize = 2_000;
+    let mut world = World::new(BrokerConfig { max_parked: 8 * MANY, ..config() });
+    world.ask(A, create_topic("T", 2));
+    for _ in 0..MANY / 2 {
+        world.send(A, Request::Pull(pull("T", 0, 0, "*")));
+        world.send(A, Request::Pull(pull("T", 1, 0, "*")));
+    }
+    let modest = world.send(B, Request::Pull(pull("T", 1, 0, "*")));
+    let sent = [0, 1].map(|queue| world.send(B, Request::Send(message("T", queue, "", b"x"))));
+    assert!(sent.iter().all(|sent| world.answer(*sent).is_some()));
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.answer(modest).map(|answer| told(&answer)), Some("0 1 x".into()));
+    let so_far = world.replies.len();
+    assert!((1..MANY * 2 / 3).contains(&so_far), "{so_far} of {MANY}");
+    // A queue that grows meanwhile keeps nobody waiting, and who comes meanwhile is not forgotten.
+    let late = world.send(A, Request::Pull(pull("T", 0, 1, "*")));
+    world.ask(B, Request::Send(message("T", 0, "", b"y")));
+    world.pass(Duration::from_millis(4));
+    assert_eq!(world.answer(late).map(|answer| told(&answer)), Some("0 2 y".into()));
+    assert_eq!((world.replies.len(), refused_for(&mut world, "keepmqParkedPulls")), (MANY, 0));
+}
+
+#[test]
+fn many_parked_pulls_whose_time_is_up_at_once_are_let_go_in_pieces() {
+    const MANY: usize = 2_000;
+    let mut world = World::new(BrokerConfig { max_parked: 8 * MANY, ..config() });
+    world.ask(A, create_topic("T", 1));
+    for _ in 0..MANY {
+        world.send(A, Request::Pull(pull("T", 0, 0, "*")));
+    }
+    world.pass(15 * SECOND);
+    let at_once = world.replies.len();
+    assert!((1..MANY / 2).contains(&at_once), "{at_once} of {MANY}");
+    world.pass(Duration::from_millis(4));
+    assert_eq!(world.replies.len(), MANY);
+}
