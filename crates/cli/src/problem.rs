@@ -1,6 +1,6 @@
 //! What went wrong, in words for whoever must solve it.
 
-use keepmq_client::{AdminError, RouteError, SendError, StartError};
+use keepmq_client::{AdminError, SendError, StartError};
 use keepmq_protocol::ResponseCode;
 use keepmq_server::{ExitCode, Failure, Problem};
 use std::fmt::Display;
@@ -35,19 +35,17 @@ pub(crate) fn start(error: &StartError) -> Failure {
 
 /// No name server has answered: each with its reason.
 pub(crate) fn unreachable<A: Display, W: Display>(tried: &[(A, W)]) -> Failure {
-    let tried: Vec<String> = tried.iter().map(|(address, why)| format!("{address}: {why}")).collect();
+    let reason = |address: &A, why: &W| {
+        let (address, why) = (address.to_string(), why.to_string());
+        // Whoever has dialled has named the address already.
+        let bare = why.rsplit_once(&format!("{address}: ")).map_or(why.as_str(), |(_, bare)| bare);
+        format!("{address}: {bare}")
+    };
+    let tried: Vec<String> = tried.iter().map(|(address, why)| reason(address, why)).collect();
     let what = if tried.is_empty() { "none has answered in time".to_owned() } else { tried.join("\n") };
     let why = "only a name server knows which broker serves a topic";
     let remedy = "start one (keepmq dev, or keepmq nameserver), or give its address with -n or NAMESRV_ADDR";
     Failure::new(ExitCode::Unreachable, Problem::new("no name server can be reached", what, why, remedy))
-}
-
-/// There is no route to a topic.
-pub(crate) fn route(topic: &str, error: &RouteError) -> Failure {
-    match error {
-        RouteError::Unreachable(tried) => unreachable(tried),
-        RouteError::Unknown { servers } => no_topic(topic, &format!("{} know no such topic", servers.join(", "))),
-    }
 }
 
 /// There is no such topic.

@@ -1,13 +1,14 @@
 //! `keepmq consume`: look at a topic, or consume it as a member of a group.
 
 use crate::args::{Connect, time};
+use crate::cluster::Cluster;
 use crate::interrupt::Interrupt;
 use crate::load::{ends, wall};
 use crate::problem;
 use crate::table::{Format, say};
 use crate::verb::topic::named;
 use clap::Args;
-use keepmq_client::{ConsumeFrom, PullConsumer, PullError, PushConsumer, Received, SeekTo, Topic, Verdict};
+use keepmq_client::{ConsumeFrom, PullConsumer, PushConsumer, Received, SeekTo, Topic, Verdict};
 use keepmq_server::{ExitCode, Failure, Problem};
 use keepmq_world::Timestamp;
 use serde_json::{Map, Value, json};
@@ -57,24 +58,10 @@ pub struct Consume {
 impl Consume {
     pub(crate) async fn run(&self, interrupt: &mut Interrupt) -> Result<(), Failure> {
         let topic = named(&self.topic)?;
-        interrupt.unless(self.known(&topic)).await?;
+        interrupt.unless(async { Cluster::connect(&self.connect).await?.masters_of(&topic).await }).await?;
         match &self.group {
             None => self.browse(&topic, interrupt).await,
             Some(group) => self.join(group, interrupt).await,
-        }
-    }
-
-    async fn known(&self, topic: &Topic) -> Result<(), Failure> {
-        let puller =
-            PullConsumer::builder(&self.connect.name_servers).start().await.map_err(|error| problem::start(&error))?;
-        let asked = tokio::time::timeout(self.connect.timeout, puller.queues(topic)).await;
-        puller.close().await;
-        match asked {
-            Ok(Ok(queues)) if queues.is_empty() => Err(problem::no_topic(topic.as_str(), "no queue of it can be read")),
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(PullError::Route(error))) => Err(problem::route(topic.as_str(), &error.0)),
-            Ok(Err(error)) => Err(unread(&error.to_string())),
-            Err(_) => Err(problem::unreachable::<&str, &str>(&[])),
         }
     }
 

@@ -10,6 +10,23 @@ use keepmq_server::{ExitCode, Failure, Problem};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Groups that every broker has for itself. Source: RocketMQ `MixAll`, `SubscriptionGroupManager.init`.
+const SYSTEM: [&str; 13] = [
+    "CID_ONS-HTTP-PROXY",
+    "CID_ONSAPI_OWNER",
+    "CID_ONSAPI_PERMISSION",
+    "CID_ONSAPI_PULL",
+    "CLIENT_INNER_PRODUCER",
+    "DEFAULT_CONSUMER",
+    "DEFAULT_PRODUCER",
+    "FILTERSRV_CONSUMER",
+    "SCHEDULE_CONSUMER",
+    "SELF_TEST_C_GROUP",
+    "SELF_TEST_P_GROUP",
+    "TOOLS_CONSUMER",
+    "__MONITOR_CONSUMER",
+];
+const SYSTEM_PREFIX: &str = "CID_RMQ_SYS_";
 /// What a broker says of a group that it does not know.
 const MISSING: [ResponseCode; 2] = [ResponseCode::SubscriptionGroupNotExist, ResponseCode::TopicNotExist];
 
@@ -27,6 +44,9 @@ pub struct Groups {
 enum Verb {
     /// Their names, and the brokers that know them
     List {
+        /// Those of the system, too
+        #[arg(long)]
+        all: bool,
         #[command(flatten)]
         connect: Connect,
         #[command(flatten)]
@@ -55,14 +75,14 @@ enum Verb {
 impl Groups {
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         match &self.verb {
-            Verb::List { connect, output } => list(connect, *output).await,
+            Verb::List { all, connect, output } => list(*all, connect, *output).await,
             Verb::Describe { group, connect, output } => describe(group, connect, *output).await,
             Verb::Lag { group, connect, output } => lag(group, connect, *output).await,
         }
     }
 }
 
-async fn list(connect: &Connect, output: Output) -> Result<(), Failure> {
+async fn list(all: bool, connect: &Connect, output: Output) -> Result<(), Failure> {
     let cluster = Cluster::connect(connect).await?;
     let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for master in cluster.masters(None).await? {
@@ -71,7 +91,8 @@ async fn list(connect: &Connect, output: Output) -> Result<(), Failure> {
         }
     }
     let mut table = Table::new(&["GROUP", "BROKERS"]);
-    for (group, brokers) in groups {
+    let shown = |group: &str| all || !(group.starts_with(SYSTEM_PREFIX) || SYSTEM.contains(&group));
+    for (group, brokers) in groups.into_iter().filter(|(group, _)| shown(group)) {
         table.push([json!(group), json!(brokers.into_iter().collect::<Vec<_>>().join(","))]);
     }
     table.print(output.format)

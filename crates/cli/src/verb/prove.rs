@@ -24,6 +24,8 @@ const QUEUES: u32 = 4;
 const SENDERS: usize = 64;
 /// Bytes of a body besides the id.
 const BYTES: (usize, usize) = (16, 1_500);
+/// Without the user's settings: RocketMQ's, but small segments.
+const CONF: &str = "flushDiskType=SYNC_FLUSH\nbrokerName=broker-a\nmappedFileSizeCommitLog=67108864\n";
 /// Acknowledged between two kills at least.
 const BETWEEN: u64 = 200;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -80,7 +82,7 @@ struct Outcome {
 impl Prove {
     pub(crate) async fn run(&self, interrupt: &mut Interrupt) -> Result<(), Failure> {
         let conf = match &self.conf {
-            None => String::new(),
+            None => CONF.to_owned(),
             Some(path) => std::fs::read_to_string(path).map_err(|error| unread(path, &error))?,
         };
         let mut folder = Folder::new(self.data.as_deref(), "prove");
@@ -225,8 +227,8 @@ async fn check_store(ledger: &Path, data: &Path, conf: &str) -> Result<Outcome, 
         return Err(Failure::new(ExitCode::NotFound, Problem::new("there is no store", what, why, remedy)));
     }
     // What the earlier run was given holds for this one, too.
-    let earlier = std::fs::read_to_string(data.join("broker.conf")).unwrap_or_default();
-    let ground = Ground::start(data, if conf.is_empty() { &earlier } else { conf }).await?;
+    let earlier = std::fs::read_to_string(data.join("broker.conf"));
+    let ground = Ground::start(data, earlier.as_deref().unwrap_or(conf)).await?;
     let outcome = check(ledger, &ground.connect().name_servers).await?;
     ground.stop().await?;
     Ok(outcome)

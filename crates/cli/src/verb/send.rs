@@ -1,6 +1,7 @@
 //! `keepmq send`: messages, and what became of each.
 
 use crate::args::{Connect, Output};
+use crate::cluster::Cluster;
 use crate::interrupt::Interrupt;
 use crate::problem;
 use crate::table::{Format, Table, say};
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// Largest body that is sent: a broker says what its own limit is, and a frame has 16 MiB.
 const BODY_MAX: usize = 15 << 20;
+/// The topic after which others are created; only brokers that create topics have it.
+const PATTERN: &str = "TBW102";
 /// The producer group.
 const GROUP: &str = "keepmq-cli";
 const COLUMNS: &[&str] = &["STATUS", "ID", "BROKER", "QUEUE", "OFFSET", "MS"];
@@ -54,14 +57,11 @@ impl Send {
         let topic = named(&self.topic)?;
         let bodies = self.bodies()?;
         let messages = bodies.into_iter().map(|body| self.message(body)).collect::<Result<Vec<_>, _>>()?;
+        interrupt.unless(known(&self.connect, &topic)).await?;
         let producer = producer(&self.connect).await?;
-        let began = Instant::now();
-        let outcome = interrupt.unless(known(&producer, &topic, self.connect.timeout)).await;
-        let sent = match outcome {
-            Ok(()) => self.send_all(&producer, messages, interrupt).await,
-            Err(failure) => Err(failure),
-        };
-        producer.close(self.connect.timeout.saturating_sub(began.elapsed()).max(Duration::from_secs(1))).await;
+        let sent = self.send_all(&producer, messages, interrupt).await;
+        // Nothing is under way by now.
+        producer.close(Duration::ZERO).await;
         sent
     }
 
@@ -164,7 +164,7 @@ impl Send {
 }
 
 /// A producer of the command line's own group.
-pub(super) async fn producer(connect: &Connect) -> Result<Producer, Failure> {
+async fn producer(connect: &Connect) -> Result<Producer, Failure> {
     let builder = Producer::builder(&connect.name_servers, GROUP).send_timeout(connect.timeout);
     let builder = builder.configure(|config| {
         config.max_message_bytes = BODY_MAX;
@@ -173,12 +173,15 @@ pub(super) async fn producer(connect: &Connect) -> Result<Producer, Failure> {
     builder.start().await.map_err(|error| problem::start(&error))
 }
 
-/// Whether a topic can be sent to, before anything is.
-pub(super) async fn known(producer: &Producer, topic: &Topic, patience: Duration) -> Result<(), Failure> {
-    match tokio::time::timeout(patience, producer.queues(topic)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(problem::route(topic.as_str(), &error)),
-        Err(_) => Err(problem::unreachable::<&str, &str>(&[])),
+/// Whether a topic can be sent to, before anything is: it is there, or the first message creates it.
+async fn known(connect: &Connect, topic: &Topic) -> Result<(), Failure> {
+    let cluster = Cluster::connect(connect).await?;
+    match cluster.masters_of(topic).await {
+        Err(failure) if failure.exit == ExitCode::NotFound => {
+            let pattern = Topic::new(PATTERN).expect("a legal name");
+            cluster.masters_of(&pattern).await.map(drop).map_err(|_| failure)
+        }
+        known => known.map(drop),
     }
 }
 

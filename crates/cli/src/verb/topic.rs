@@ -12,6 +12,20 @@ use keepmq_server::{ExitCode, Failure, Problem};
 use serde_json::json;
 use std::collections::BTreeSet;
 
+/// Topics that every broker has for itself. Source: RocketMQ `TopicValidator`.
+const SYSTEM: [&str; 9] = [
+    "TBW102",
+    "SCHEDULE_TOPIC_XXXX",
+    "BenchmarkTest",
+    "RMQ_SYS_TRANS_HALF_TOPIC",
+    "RMQ_SYS_TRACE_TOPIC",
+    "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+    "TRANS_CHECK_MAX_TIME_TOPIC",
+    "SELF_TEST_TOPIC",
+    "OFFSET_MOVED_EVENT",
+];
+const SYSTEM_PREFIX: &str = "rmq_sys_";
+
 /// Topics.
 #[derive(Debug, Args)]
 #[command(
@@ -116,8 +130,9 @@ async fn list(all: bool, connect: &Connect, output: Output) -> Result<(), Failur
     let hidden: BTreeSet<String> =
         if all { BTreeSet::new() } else { cluster.topics(true).await?.into_iter().collect() };
     let of_groups = |topic: &str| topic.starts_with(RETRY_PREFIX) || topic.starts_with(DLQ_PREFIX);
-    let shown: BTreeSet<String> =
-        topics.into_iter().filter(|topic| all || !(hidden.contains(topic) || of_groups(topic))).collect();
+    let of_the_system = |topic: &str| topic.starts_with(SYSTEM_PREFIX) || SYSTEM.contains(&topic);
+    let plain = |topic: &String| !(hidden.contains(topic) || of_groups(topic) || of_the_system(topic));
+    let shown: BTreeSet<String> = topics.into_iter().filter(|topic| all || plain(topic)).collect();
     let mut table = Table::new(&["TOPIC"]);
     shown.into_iter().for_each(|topic| table.push([json!(topic)]));
     table.print(output.format)

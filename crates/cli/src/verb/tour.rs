@@ -25,6 +25,8 @@ const GROUP: &str = "tour-group";
 const QUEUES: u32 = 4;
 /// Bytes of a body besides the id.
 const BYTES: (usize, usize) = (32, 200);
+/// Small segments: a tour needs no gigabyte.
+const CONF: &str = "flushDiskType=SYNC_FLUSH\nbrokerName=broker-a\nmappedFileSizeCommitLog=67108864\n";
 /// Sends under way in the load.
 const SENDERS: usize = 32;
 /// How soon what was answered *later* comes again.
@@ -83,7 +85,7 @@ impl Tour {
             let remedy = "give a folder that is new or empty";
             return Err(problem::usage("a tour begins on an empty store", what, remedy));
         }
-        let mut ground = Ground::start(folder.path(), "flushDiskType=SYNC_FLUSH\nbrokerName=broker-a\n").await?;
+        let mut ground = Ground::start(folder.path(), CONF).await?;
         let [name_server, broker] = ground.ids();
         say(&format!(
             "keepmq {} tour, data in {} ({})\n  name server   {} (process {name_server})\n  broker        {} (process {broker}), \
