@@ -187,6 +187,7 @@ fn crash(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
             tally,
             &format!("powercuts --count {power_cuts} --binary {} --planted ack-before-flush", binary.display()),
         )?;
+        proving(tally, &format!("tour --binary {} --planted ack-without-writing", binary.display()))?;
     }
     let night = *soak_minutes > 0;
     proving(tally, if night { "hostile --long" } else { "hostile" })?;
@@ -195,6 +196,8 @@ fn crash(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
     if night {
         proving(tally, &format!("soak --minutes {soak_minutes}"))?;
     }
+    proving(tally, "tour")?;
+    proving(tally, "prove")?;
     proving(tally, "dev")?;
     proving(tally, "rss")
 }

@@ -2,7 +2,7 @@
 
 use crate::books::{Books, body};
 use crate::problem;
-use keepmq_client::{Message, MessageQueue, Producer, PullConsumer, QueueOffset, Received, SeekTo, Topic};
+use keepmq_client::{Message, MessageQueue, Producer, PullConsumer, PullError, QueueOffset, Received, SeekTo, Topic};
 use keepmq_server::{ExitCode, Failure, Problem};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -119,12 +119,15 @@ impl Load {
 }
 
 /// Where each queue of a topic ends by now.
-pub(crate) async fn ends(puller: &PullConsumer, topic: &Topic) -> Result<BTreeMap<MessageQueue, QueueOffset>, Failure> {
-    let queues = puller.queues(topic).await.map_err(|error| unread(&error.to_string()))?;
+pub(crate) async fn ends(
+    puller: &PullConsumer,
+    topic: &Topic,
+) -> Result<BTreeMap<MessageQueue, QueueOffset>, PullError> {
+    let queues = puller.queues(topic).await?;
     puller.assign(queues.clone());
     let mut ends = BTreeMap::new();
     for queue in queues {
-        let end = puller.seek(&queue, SeekTo::End).await.map_err(|error| unread(&error.to_string()))?;
+        let end = puller.seek(&queue, SeekTo::End).await?;
         ends.insert(queue, end);
     }
     Ok(ends)
@@ -137,15 +140,14 @@ pub(crate) async fn read_through(
     mut found: impl FnMut(&Received),
 ) -> Result<u64, Failure> {
     let puller = PullConsumer::builder(name_servers).start().await.map_err(|error| problem::start(&error))?;
-    let mut left = ends(&puller, topic).await?;
+    let mut left = ends(&puller, topic).await.map_err(|error| unread(&error))?;
     for queue in left.keys() {
-        puller.seek(queue, SeekTo::Begin).await.map_err(|error| unread(&error.to_string()))?;
+        puller.seek(queue, SeekTo::Begin).await.map_err(|error| unread(&error))?;
     }
     left.retain(|_, end| end.0 > 0);
     let (mut read, mut last) = (0, Instant::now());
     while !left.is_empty() {
-        let messages =
-            puller.poll(1_000, Duration::from_millis(200)).await.map_err(|error| unread(&error.to_string()))?;
+        let messages = puller.poll(1_000, Duration::from_millis(200)).await.map_err(|error| unread(&error))?;
         if messages.is_empty() && last.elapsed() > STILL {
             // What cannot be read is missing, and the books say so.
             break;
@@ -163,8 +165,9 @@ pub(crate) async fn read_through(
     Ok(read)
 }
 
-fn unread(what: &str) -> Failure {
+/// What was to be compared cannot be read.
+pub(crate) fn unread(error: &PullError) -> Failure {
     let why = "what is not read cannot be compared";
     let remedy = "look at the logs of the broker and of the name server";
-    Failure::new(ExitCode::Failed, Problem::new("the messages cannot be read", what, why, remedy))
+    Failure::new(ExitCode::Failed, Problem::new("the messages cannot be read", error.to_string(), why, remedy))
 }

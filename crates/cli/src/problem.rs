@@ -69,8 +69,10 @@ fn away(who: &str, what: &str) -> Failure {
 
 /// An answer that says no. `doing`: what was asked.
 pub(crate) fn refused(doing: &str, who: &str, code: i32, remark: &str) -> Failure {
-    let name = ResponseCode::from_wire(code).map_or_else(String::new, |code| format!(" {code:?}"));
-    let what = format!("{who} answered with code {code}{name}: {remark}");
+    no(doing, code, &format!("{who} answers with code {code}: {remark}"))
+}
+
+fn no(doing: &str, code: i32, what: &str) -> Failure {
     let known = |wanted: ResponseCode| code == wanted as i32;
     let missing = known(ResponseCode::TopicNotExist) || known(ResponseCode::SubscriptionGroupNotExist);
     let (exit, remedy) = if missing {
@@ -93,10 +95,7 @@ pub(crate) fn refused(doing: &str, who: &str, code: i32, remark: &str) -> Failur
 /// A send that did not end with SEND_OK.
 pub(crate) fn send(topic: &str, error: &SendError) -> Failure {
     match error {
-        SendError::Refused { code: Some(code), broker, why, .. } => {
-            let who = broker.as_ref().map_or("the broker", |broker| broker.as_str());
-            refused(&format!("the message to {topic:?}"), who, *code, why)
-        }
+        SendError::Refused { code: Some(code), why, .. } => no(&format!("the message to {topic:?}"), *code, why),
         SendError::Refused { code: None, broker: Some(broker), why, .. } => away(&format!("broker {broker}"), why),
         SendError::Refused { code: None, broker: None, why, .. } => {
             let remedy = "change the message, or look at what the name servers say: keepmq topic describe";

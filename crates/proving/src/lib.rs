@@ -7,7 +7,7 @@
 //!   process ── starts, kills, never leaves one behind          scene ── a broker, its folder and its configuration
 //!   client  ── blocking connection, pipelined                  load ── many of them, every message in the ledger
 //!   good    ── such a load with readers that follow it         figures ── latencies, slopes
-//!   kills · power_cuts · hostile · overload · idle · soak · small · interop · acceptance ── one story each, in a Tally
+//!   kills · power_cuts · hostile · overload · idle · soak · small · promise · interop · acceptance ── one story each, in a Tally
 //!   bench   ── ratios
 //! ```
 #![deny(unsafe_code)]
@@ -26,6 +26,7 @@ pub mod load;
 pub mod overload;
 pub mod power_cuts;
 pub mod process;
+pub mod promise;
 pub mod scene;
 pub mod small;
 pub mod soak;

@@ -76,8 +76,10 @@ impl Consume {
     async fn read(&self, puller: &PullConsumer, topic: &Topic) -> Result<(), Failure> {
         // The end of a queue also says that its broker can be reached.
         let ends = tokio::time::timeout(self.connect.timeout, ends(puller, topic)).await;
-        let ends =
-            ends.unwrap_or_else(|_| Err(unread(&format!("no broker has answered within {:?}", self.connect.timeout))))?;
+        let ends = match ends {
+            Ok(ends) => ends.map_err(|error| unread(&error.to_string()))?,
+            Err(_) => return Err(unread(&format!("no broker has answered within {:?}", self.connect.timeout))),
+        };
         let mut left = BTreeMap::new();
         for (queue, end) in ends {
             let to = match self.from {

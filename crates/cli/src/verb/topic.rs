@@ -1,7 +1,7 @@
 //! `keepmq topic`: list, describe, create, delete.
 
 use crate::args::{Connect, Output};
-use crate::cluster::{Cluster, Master, at_broker};
+use crate::cluster::{Cluster, Master, at_broker, at_name_servers};
 use crate::problem;
 use crate::table::{Table, say};
 use clap::{Args, Subcommand};
@@ -11,7 +11,11 @@ use keepmq_protocol::{DLQ_PREFIX, RETRY_PREFIX, Request};
 use keepmq_server::{ExitCode, Failure, Problem};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
+/// Brokers register every 30 s at the latest, and tell of new topics at once.
+const VISIBLE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
 /// Topics that every broker has for itself. Source: RocketMQ `TopicValidator`.
 const SYSTEM: [&str; 9] = [
     "TBW102",
@@ -106,7 +110,8 @@ impl Topics {
     }
 }
 
-/// Makes a topic on one broker.
+/// Makes a topic on one broker, and waits until the name server leads to it: a producer that came before would take it for a topic
+/// that it has to create, with other queues.
 pub(super) async fn create(cluster: &Cluster, master: &Master, topic: &Topic, queues: u32) -> Result<(), Failure> {
     let config = TopicConfig {
         topic_name: topic.as_str().to_owned(),
@@ -115,7 +120,20 @@ pub(super) async fn create(cluster: &Cluster, master: &Master, topic: &Topic, qu
         ..TopicConfig::default()
     };
     let created = cluster.admin().create_topic(&master.peer(), &config).await;
-    created.map_err(|error| at_broker(&format!("the topic \"{topic}\""), master, &error))
+    created.map_err(|error| at_broker(&format!("the topic \"{topic}\""), master, &error))?;
+    let began = Instant::now();
+    loop {
+        let route = cluster.admin().route(topic).await;
+        let route = route.map_err(|error| at_name_servers(&format!("the route of \"{topic}\""), &error))?;
+        if route.is_some_and(|route| route.brokers.keys().any(|broker| broker.as_str() == master.name)) {
+            return Ok(());
+        }
+        if began.elapsed() > VISIBLE {
+            eprintln!("note: the name server does not lead to it after {VISIBLE:?}; it will");
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// A name from the command line.

@@ -4,7 +4,7 @@ use crate::books::{Books, body, lost};
 use crate::cluster::Master;
 use crate::ground::{Folder, Ground};
 use crate::interrupt::Interrupt;
-use crate::load::{Load, Shared, ends, open};
+use crate::load::{Load, Shared, ends, open, unread};
 use crate::problem;
 use crate::table::say;
 use crate::verb::topic;
@@ -288,7 +288,7 @@ impl Story {
     ) -> Result<(), Failure> {
         let puller = PullConsumer::builder(&ground.connect().name_servers).start().await;
         let puller = puller.map_err(|error| problem::start(&error))?;
-        let ends = ends(&puller, &self.topic).await?;
+        let ends = ends(&puller, &self.topic).await.map_err(|error| unread(&error))?;
         puller.close().await;
         let missing = || {
             let seen = lock(seen);

@@ -83,7 +83,8 @@ fn what_cannot_be_is_told_with_a_way_out() {
         assert_eq!(code, Some(4), "{words}: {said}");
         assert_told(&said, &["no name server", "127.0.0.1:1: ", "127.0.0.1:2: Connection refused", "NAMESRV_ADDR"]);
     }
-    for words in ["send a/b x", "send orders @/none x", "topic list -o xml", "topic create orders --timeout 3", "bench"] {
+    for words in ["send a/b x", "send orders @/none x", "topic list -o xml", "topic create orders --timeout 3", "bench"]
+    {
         assert_eq!(at(nobody, words).0, Some(2), "{words}");
     }
     assert_eq!(at(nobody, "send orders @/none").0, Some(6));
@@ -102,50 +103,47 @@ fn a_broker_says_no_or_cannot_be_reached() {
     let conf = file(
         dir.path(),
         &format!(
-            // It tells everybody an address at which nobody listens.
-            "brokerName=lost\nbrokerIP1=127.0.0.77\nbindAddress=127.0.0.1\nlistenPort={port}\nnamesrvAddr={name_server}\n\
+            "brokerName=lost\nbrokerIP1=127.0.0.1\nbindAddress=127.0.0.1\nlistenPort={port}\nnamesrvAddr={name_server}\n\
              autoCreateTopicEnable=false\nmetricsPromExporterPort={}\nmappedFileSizeCommitLog=1048576\nstorePathRootDir={}\n\
              maxMessageSize=65536\n",
-            base + 8,
+            base + 20,
             store.display()
         ),
     );
     let quiet = |words: &[&str]| Killed(keepmq(words).stderr(Stdio::null()).spawn().unwrap());
     let namesrv = dir.path().join("namesrv");
     let _name_server = quiet(&["nameserver", "--listen", name_server, "--data", namesrv.to_str().unwrap()]);
-    let began = Instant::now();
-    while TcpStream::connect(name_server).is_err() {
-        assert!(began.elapsed() < Duration::from_secs(20), "the name server does not start");
-    }
+    until("the name server listens", || TcpStream::connect(name_server).is_ok());
     let broker = quiet(&["broker", "-c", &conf]);
-    let began = Instant::now();
-    while !at(name_server, "topic create orders").2.contains("127.0.0.77") {
-        assert!(began.elapsed() < Duration::from_secs(20), "the broker does not register");
-    }
-
-    for words in ["topic create orders", "group list"] {
-        let (code, _, said) = at(name_server, words);
-        assert_eq!(code, Some(4), "{said}");
-        assert_told(&said, &["broker lost cannot be reached", "127.0.0.77", "brokerIP1"]);
-    }
-    let (code, _, said) = at(name_server, "send orders x");
-    assert_eq!(code, Some(6), "{said}");
-    assert_told(&said, &["there is no topic \"orders\"", "autoCreateTopicEnable"]);
-    drop(broker);
-
-    let there = std::fs::read_to_string(&conf).unwrap().replace("127.0.0.77", "127.0.0.1");
-    std::fs::write(&conf, there).unwrap();
-    let _broker = quiet(&["broker", "-c", &conf]);
-    let began = Instant::now();
-    while at(name_server, "topic create orders").0 != Some(0) {
-        assert!(began.elapsed() < Duration::from_secs(20), "the broker does not come back");
-    }
+    until("the broker registers", || at(name_server, "topic create orders").0 == Some(0));
     // The program itself hardly shrinks when it is compressed.
     let program = std::fs::read(env!("CARGO_BIN_EXE_keepmq")).unwrap();
     std::fs::write(dir.path().join("body"), &program[..1 << 20]).unwrap();
     let (code, said, error) = at(name_server, &format!("send orders @{}", dir.path().join("body").display()));
     assert!(code == Some(5) && said.starts_with("refused"), "{code:?} {said}{error}");
     assert_told(&error, &["code 13", "the limit is 65536", "maxMessageSize"]);
+    let (code, _, said) = at(name_server, "send invoices x");
+    assert_eq!(code, Some(6), "{said}");
+    assert_told(&said, &["there is no topic \"invoices\"", "autoCreateTopicEnable"]);
+
+    // From now on it tells everybody an address at which nobody listens.
+    drop(broker);
+    let elsewhere = std::fs::read_to_string(&conf).unwrap().replace("brokerIP1=127.0.0.1", "brokerIP1=127.0.0.77");
+    std::fs::write(&conf, elsewhere).unwrap();
+    let _broker = quiet(&["broker", "-c", &conf]);
+    until("the broker registers", || at(name_server, "topic create orders").2.contains("127.0.0.77"));
+    for words in ["send orders x --timeout 1s", "consume orders --end --timeout 1s", "group list"] {
+        let (code, _, said) = at(name_server, words);
+        assert_eq!(code, Some(4), "{words}: {said}");
+        assert_told(&said, &["cannot be re", "brokerIP1"]);
+    }
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
+    }
 }
 
 #[test]
@@ -155,10 +153,7 @@ fn interrupted_once_a_consumer_commits_and_a_tour_leaves_nobody_behind() {
     let name_server = format!("127.0.0.1:{base}");
     let words = ["consume", "demo", "-g", "watchers", "-n", &name_server];
     let consumer = keepmq(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let began = Instant::now();
-    while !at(&name_server, "group lag watchers -o json").1.contains("\"lag\":0") {
-        assert!(began.elapsed() < Duration::from_secs(20), "nothing is consumed");
-    }
+    until("something is consumed", || at(&name_server, "group lag watchers -o json").1.contains("\"lag\":0"));
     signal(&consumer, "-INT");
     let out = consumer.wait_with_output().unwrap();
     let said = String::from_utf8(out.stderr).unwrap();
@@ -178,8 +173,5 @@ fn interrupted_once_a_consumer_commits_and_a_tour_leaves_nobody_behind() {
     let _broker = Killed(keepmq(&["broker", "-c", conf.to_str().unwrap()]).stderr(Stdio::null()).spawn().unwrap());
     let port = std::fs::read_to_string(&conf).unwrap();
     let port: u16 = port.lines().find_map(|line| line.strip_prefix("listenPort=")).unwrap().parse().unwrap();
-    let began = Instant::now();
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(began.elapsed() < Duration::from_secs(20), "the store cannot be opened");
-    }
+    until("the store is open again", || TcpStream::connect(("127.0.0.1", port)).is_ok());
 }
