@@ -318,10 +318,11 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if !self.stays && self.path.exists() {
-            if let Err(error) = std::fs::remove_dir_all(&self.path) {
-                eprintln!("{} could not be removed: {error}", self.path.display());
-            }
+        if !self.stays
+            && self.path.exists()
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        {
+            eprintln!("{} could not be removed: {error}", self.path.display());
         }
     }
 }

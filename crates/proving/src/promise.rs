@@ -19,9 +19,10 @@ pub fn tour(tally: &mut Tally, binary: &Path, planted: Option<&str>) -> Result<(
         None => "tour: the books balance".to_owned(),
         Some(bug) => format!("tour: finds the planted bug {bug}"),
     };
+    let folder = Folder::new("tour")?;
     let began = Instant::now();
     let mut command = Command::new(binary);
-    command.arg("tour");
+    command.arg("tour").arg("--data").arg(folder.path().join("data"));
     match planted {
         None => {}
         Some(bug) => drop(command.arg("--fast").env("KEEPMQ_PLANTED", bug)),
