@@ -27,6 +27,18 @@ const FIELDS: [&str; 7] =
 const VALUES: [&str; 12] =
     ["0", "1", "7", "-1", "", " 3", "1.5", "NaN", "2147483648", "9223372036854775807", "9223372036854775808", "é\u{1}"];
 
+/// Bodies that are JSON, and not what was asked for.
+const STRANGE: [&str; 8] = [
+    "null",
+    "[]",
+    "{}",
+    r#"{"consumerIdList":null}"#,
+    r#"{"consumerIdList":["me","me","","me"]}"#,
+    r#"{"consumerIdList":[1,true]}"#,
+    r#"{"consumerIdList":"me"}"#,
+    r#"{"brokerDatas":{},"queueDatas":7}"#,
+];
+
 /// One thing that happens: which, and what is drawn for it.
 type Step = (u8, u64);
 
@@ -173,7 +185,7 @@ impl<C: Core> World<C> {
         let mut response = honest;
         if chance.one_in(2) {
             let random = i32::from_be_bytes(chance.word().to_be_bytes()[..4].try_into().unwrap());
-            let code = [0, 0, 0, 1, 2, 10, 11, 12, 13, 14, 16, 17, 19, 20, 21, 22, 29, -1, 999, random];
+            let code = [0, 0, 0, 1, 2, 10, 11, 12, 13, 14, 16, 17, 19, 20, 21, 22, 29, 204, -1, 999, random];
             response.code = *chance.pick(&code);
         }
         if chance.one_in(3) {
@@ -204,11 +216,12 @@ impl<C: Core> World<C> {
 /// Other bytes, most often made from these.
 fn mutated(chance: &mut Chance, mut bytes: Vec<u8>) -> Vec<u8> {
     let random = |chance: &mut Chance, most| (0..chance.below(most)).map(|_| chance.word() as u8).collect::<Vec<u8>>();
-    match chance.below(6) {
+    match chance.below(8) {
         0 => return random(chance, 300),
         1 => bytes.truncate(chance.below(1 + bytes.len() as u64) as usize),
         2 => bytes.extend(random(chance, 20)),
         3 => bytes = bytes.repeat(2),
+        4 => return chance.pick(&STRANGE).as_bytes().to_vec(),
         _ => {
             for _ in 0..=chance.below(3) {
                 if let Some(at) = (bytes.len() as u64).checked_sub(1).map(|last| chance.below(last + 1) as usize) {

@@ -12,7 +12,7 @@ use proptest::prelude::proptest;
 use std::collections::BTreeMap;
 
 /// Refusals: nothing was appended. Everything else that is not SEND_OK may have been.
-const REFUSALS: [i32; 7] = [2, 3, 13, 14, 16, 17, 29];
+const REFUSALS: [i32; 9] = [2, 3, 13, 14, 16, 17, 29, 204, 205];
 
 /// What the brokers know of one message, by its id.
 #[derive(Default)]

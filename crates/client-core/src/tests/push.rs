@@ -1,4 +1,7 @@
-use super::{MS, Seen, Step, World, answer_consumer, cases, client, is_true, lie, life, seconds, short_time, topic};
+use super::{
+    MS, Seen, Step, World, answer_consumer, cases, client, is_true, lie, life, queue, seconds, short_time, topic,
+};
+use crate::assign::Strategy;
 use crate::{
     Batch, ConsumeFrom, MessageModel, PushCommand, PushConfig, PushConsumer, PushWork, Received, Subscription, Verdict,
 };
@@ -95,6 +98,15 @@ fn play(life: &[Step]) {
     let mut config = PushConfig::new(client(), "readers".to_owned(), wanted);
     config.from = *chance.pick(&[ConsumeFrom::LastOffset, ConsumeFrom::FirstOffset]);
     config.model = *chance.pick(&[MessageModel::Clustering, MessageModel::Clustering, MessageModel::Broadcasting]);
+    config.strategy = chance
+        .pick(&[
+            Strategy::Averagely,
+            Strategy::AveragelyByCircle,
+            Strategy::ConsistentHash { virtual_nodes: 3 },
+            Strategy::MachineRoom { rooms: vec!["a".to_owned()] },
+            Strategy::Config { queues: vec![queue("a", 0), queue("c", u32::MAX)] },
+        ])
+        .clone();
     (config.listeners, config.batch) = (LISTENERS, 2);
     let mut world = World::new(PushConsumer::new(config, Now { mono: Mono(0), wall: Timestamp(0) }));
     let mut truth = Truth::default();
