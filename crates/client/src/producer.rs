@@ -215,8 +215,19 @@ impl Producer {
     }
 
     /// Sends, and never hears of it: nothing is promised, not even that it leaves this process.
-    pub fn send_oneway(&self, message: Message) {
-        self.tell(ProducerCommand::SendOneway { message, to: Target::Any });
+    ///
+    /// # Errors
+    /// There is no room in the window, or the producer has ended: nothing was sent.
+    pub fn send_oneway(&self, message: Message) -> Result<(), SendError> {
+        match self.shared.desk.try_room(&message) {
+            // The room is given back when the message has been handed on.
+            Ok(_) => {
+                self.tell(ProducerCommand::SendOneway { message, to: Target::Any });
+                Ok(())
+            }
+            Err(TryAcquireError::Closed) => Err(gone()),
+            Err(TryAcquireError::NoPermits) => Err(full()),
+        }
     }
 
     /// The queues of a topic that take messages; none when the first message will create it.
@@ -266,7 +277,7 @@ impl Producer {
             Err(TryAcquireError::Closed) => return Err(gone()),
             Err(TryAcquireError::NoPermits) => {}
         }
-        let (pieces, begin) = (desk.pieces_of(message), Instant::now());
+        let (pieces, begin) = (desk.pieces_of(message.body().len()), Instant::now());
         let acquired = timeout(*patience, async {
             let one = desk.messages.acquire().await.ok()?;
             Some((one, desk.pieces.acquire_many(pieces).await.ok()?))
@@ -320,7 +331,7 @@ impl Desk {
 
     /// Takes room for a message, if there is some.
     fn try_room(&self, message: &Message) -> Result<Room, TryAcquireError> {
-        let pieces = self.pieces_of(message);
+        let pieces = self.pieces_of(message.body().len());
         let one = self.messages.try_acquire()?;
         self.pieces.try_acquire_many(pieces)?.forget();
         one.forget();
@@ -328,8 +339,8 @@ impl Desk {
     }
 
     /// A body larger than the window goes when nothing else is under way.
-    fn pieces_of(&self, message: &Message) -> u32 {
-        let pieces = message.body().len().div_ceil(PIECE);
+    fn pieces_of(&self, bytes: usize) -> u32 {
+        let pieces = bytes.div_ceil(PIECE);
         u32::try_from(pieces).unwrap_or(u32::MAX).min(self.pieces_max)
     }
 
@@ -349,10 +360,14 @@ impl Desk {
         }
     }
 
-    fn end(&self, id: u64, outcome: Outcome) {
-        let Some(Waiting { pieces, end }) = self.open().sends.remove(&id) else { return };
+    fn give_back(&self, pieces: u32) {
         self.messages.add_permits(1);
         self.pieces.add_permits(pieces as usize);
+    }
+
+    fn end(&self, id: u64, outcome: Outcome) {
+        let Some(Waiting { pieces, end }) = self.open().sends.remove(&id) else { return };
+        self.give_back(pieces);
         match end {
             // Whoever does not wait any more does not want to know.
             End::Future(end) => drop(end.send(outcome)),
@@ -385,6 +400,7 @@ impl Hands<Core> for ProducerHands {
     fn work(&mut self, work: ProducerWork) -> Option<Word<ProducerCommand>> {
         match work {
             ProducerWork::Sent { id, outcome } => self.0.end(id.0, outcome),
+            ProducerWork::Told { bytes } => self.0.give_back(self.0.pieces_of(bytes)),
             ProducerWork::Routed { topic, outcome } => {
                 let mut open = self.0.open();
                 let asks = open.routes.extract_if(.., |(asked, _)| *asked == topic);

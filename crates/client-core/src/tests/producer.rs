@@ -85,7 +85,7 @@ impl Truth {
                     assert_eq!(ProducerReport { retries: 0, dropped: 0, ..report }, self.ended);
                     continue;
                 }
-                Seen::Work(ProducerWork::Routed { .. }) | Seen::Commit(..) => continue,
+                Seen::Work(ProducerWork::Routed { .. } | ProducerWork::Told { .. }) | Seen::Commit(..) => continue,
             };
             let due = self.due.remove(&id).unwrap_or_else(|| panic!("{id:?} has ended twice"));
             assert!(at <= due, "{id:?} ends at {at}, {due} at the latest");
