@@ -1,5 +1,8 @@
 //! `keepmq bench`: load with latency percentiles, against any broker that speaks RocketMQ's protocol.
 
+use crate::args::Connect;
+use crate::interrupt::Interrupt;
+use crate::problem;
 use clap::{Args, Subcommand};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -46,6 +49,8 @@ enum Load {
 
 #[derive(Debug, Args)]
 struct Common {
+    #[command(flatten)]
+    connect: Connect,
     /// The topic; created with --queues when it does not exist
     #[arg(long, default_value = TOPIC)]
     topic: String,
@@ -117,29 +122,28 @@ struct EndToEnd {
     warm: u64,
 }
 
-/// Runs it.
-///
-/// # Errors
-/// Nobody can be reached; or not every message ended with SEND_OK.
-pub async fn run(bench: &Bench, name_servers: &str, patience: Duration) -> Result<(), Failure> {
-    match &bench.load {
-        Load::Send(send) => self::send(send, name_servers, patience).await,
-        Load::Consume(consume) => self::consume(consume, name_servers, patience).await,
-        Load::E2e(both) => end_to_end(both, name_servers, patience).await,
+impl Bench {
+    pub(crate) async fn run(&self, interrupt: &mut Interrupt) -> Result<(), Failure> {
+        match &self.load {
+            Load::Send(send) => interrupt.unless(self::send(send)).await,
+            Load::Consume(consume) => interrupt.unless(self::consume(consume)).await,
+            Load::E2e(both) => interrupt.unless(end_to_end(both)).await,
+        }
     }
 }
 
 // ---- send ----------------------------------------------------------------------------------------------------------------
 
-async fn send(send: &Send, name_servers: &str, patience: Duration) -> Result<(), Failure> {
-    create(&send.common, name_servers, patience).await?;
+async fn send(send: &Send) -> Result<(), Failure> {
+    let Connect { name_servers, timeout: patience } = &send.common.connect;
+    create(&send.common).await?;
     let mut producers = Vec::new();
     for _ in 0..send.producers {
         let producer = Producer::builder(name_servers, "keepmq-bench").configure(|config| {
             // Bodies stay as they are: what is measured is the way, not zlib.
             config.compress_over = usize::MAX;
         });
-        producers.push(producer.start().await.map_err(|error| not_started(&error))?);
+        producers.push(producer.start().await.map_err(|error| problem::start(&error))?);
     }
     let seen = Arc::new(Seen::new());
     let began = Instant::now();
@@ -171,7 +175,7 @@ async fn send(send: &Send, name_servers: &str, patience: Duration) -> Result<(),
     }
     bar.finish_and_clear();
     for producer in producers {
-        producer.close(patience).await;
+        producer.close(*patience).await;
     }
     let words = json!({
         "what": "send", "producers": send.producers, "inflight": send.in_flight, "size": send.size, "rate_asked": send.rate,
@@ -223,12 +227,13 @@ impl Lane {
 
 // ---- consume -------------------------------------------------------------------------------------------------------------
 
-async fn consume(consume: &Consume, name_servers: &str, patience: Duration) -> Result<(), Failure> {
+async fn consume(consume: &Consume) -> Result<(), Failure> {
+    let Connect { name_servers, timeout: patience } = &consume.common.connect;
     let topic = Topic::new(&consume.common.topic).map_err(|error| usage(&error))?;
     let seen = Arc::new(Seen::new());
     let (count, bytes) = match consume.by.as_str() {
         "pull" => pulled(consume, &topic, name_servers, &seen).await?,
-        _ => pushed(consume, &topic, name_servers, patience, &seen).await?,
+        _ => pushed(consume, &topic, name_servers, *patience, &seen).await?,
     };
     let secs = seen.first_to_last().as_secs_f64();
     if count == 0 {
@@ -273,7 +278,7 @@ async fn pushed(
             mine.consumed(&messages);
             std::future::ready(Verdict::Success)
         });
-    let consumer = consumer.await.map_err(|error| not_started(&error))?;
+    let consumer = consumer.await.map_err(|error| problem::start(&error))?;
     let bar = bar(u64::MAX, seen);
     let began = Instant::now();
     loop {
@@ -289,7 +294,7 @@ async fn pushed(
 }
 
 async fn pulled(consume: &Consume, topic: &Topic, name_servers: &str, seen: &Arc<Seen>) -> Result<(u64, u64), Failure> {
-    let puller = PullConsumer::builder(name_servers).start().await.map_err(|error| not_started(&error))?;
+    let puller = PullConsumer::builder(name_servers).start().await.map_err(|error| problem::start(&error))?;
     let queues: Vec<MessageQueue> = puller.queues(topic).await.map_err(|error| unreachable(&error))?;
     puller.assign(queues.clone());
     for queue in &queues {
@@ -310,8 +315,9 @@ async fn pulled(consume: &Consume, topic: &Topic, name_servers: &str, seen: &Arc
 
 // ---- end to end ----------------------------------------------------------------------------------------------------------
 
-async fn end_to_end(both: &EndToEnd, name_servers: &str, patience: Duration) -> Result<(), Failure> {
-    create(&both.common, name_servers, patience).await?;
+async fn end_to_end(both: &EndToEnd) -> Result<(), Failure> {
+    let Connect { name_servers, timeout: patience } = &both.common.connect;
+    create(&both.common).await?;
     let seen = Arc::new(Seen::new());
     let began = Instant::now();
     let from = began + Duration::from_secs(1 + both.warm);
@@ -334,8 +340,8 @@ async fn end_to_end(both: &EndToEnd, name_servers: &str, patience: Duration) -> 
             }
             std::future::ready(Verdict::Success)
         });
-    let consumer = consumer.await.map_err(|error| not_started(&error))?;
-    let assigned = timeout(patience.max(Duration::from_secs(10)), async {
+    let consumer = consumer.await.map_err(|error| problem::start(&error))?;
+    let assigned = timeout((*patience).max(Duration::from_secs(10)), async {
         while consumer.assigned().is_empty() {
             sleep(Duration::from_millis(10)).await;
         }
@@ -351,7 +357,7 @@ async fn end_to_end(both: &EndToEnd, name_servers: &str, patience: Duration) -> 
     }
     let producer =
         Producer::builder(name_servers, "keepmq-bench").configure(|config| config.compress_over = usize::MAX);
-    let producer = producer.start().await.map_err(|error| not_started(&error))?;
+    let producer = producer.start().await.map_err(|error| problem::start(&error))?;
     let bar = bar(1 + both.warm + both.secs, &seen);
     let every = Duration::from_secs_f64(1.0 / both.rate as f64);
     let first = Instant::now();
@@ -373,13 +379,13 @@ async fn end_to_end(both: &EndToEnd, name_servers: &str, patience: Duration) -> 
             failed.fetch_add(u64::from(outcome.is_err()), Ordering::Relaxed);
         });
     }
-    producer.close(patience).await;
+    producer.close(*patience).await;
     let end = Instant::now() + LAST;
     while seen.count() < sent && Instant::now() < end {
         sleep(Duration::from_millis(5)).await;
     }
     bar.finish_and_clear();
-    consumer.close(patience).await;
+    consumer.close(*patience).await;
     seen.failed(failed.load(Ordering::Relaxed) + sent.saturating_sub(seen.count()));
     let words = json!({"what": "e2e", "rate_asked": both.rate, "size": both.size});
     report(&seen, both.secs, words, both.common.json)
@@ -538,9 +544,10 @@ fn bar(secs: u64, seen: &Arc<Seen>) -> ProgressBar {
 }
 
 /// Creates the topic where it is not, and waits until it has a route.
-async fn create(common: &Common, name_servers: &str, patience: Duration) -> Result<(), Failure> {
+async fn create(common: &Common) -> Result<(), Failure> {
+    let Connect { name_servers, timeout: patience } = &common.connect;
     let topic = Topic::new(&common.topic).map_err(|error| usage(&error))?;
-    let admin = Admin::connect(name_servers, patience).await.map_err(|error| not_started(&error))?;
+    let admin = Admin::connect(name_servers, *patience).await.map_err(|error| problem::start(&error))?;
     if admin.route(&topic).await.map_err(|error| unreachable(&error))?.is_some() {
         return Ok(());
     }
@@ -554,7 +561,7 @@ async fn create(common: &Common, name_servers: &str, patience: Duration) -> Resu
         let broker: Peer = broker;
         admin.create_topic(&broker, &config).await.map_err(|error| unreachable(&error))?;
     }
-    let end = Instant::now() + patience.max(Duration::from_secs(3));
+    let end = Instant::now() + (*patience).max(Duration::from_secs(3));
     while admin.route(&topic).await.map_err(|error| unreachable(&error))?.is_none() {
         if Instant::now() > end {
             let problem = Problem::new(
@@ -568,11 +575,6 @@ async fn create(common: &Common, name_servers: &str, patience: Duration) -> Resu
         sleep(Duration::from_millis(20)).await;
     }
     Ok(())
-}
-
-fn not_started(error: &keepmq_client::StartError) -> Failure {
-    let problem = Problem::new("the client cannot start", error.to_string(), "nothing was sent", "see --help");
-    Failure::new(ExitCode::Usage, problem)
 }
 
 fn usage(error: &dyn std::fmt::Display) -> Failure {
