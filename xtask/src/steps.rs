@@ -19,7 +19,7 @@ pub(crate) enum Step {
     Sim,
     /// Real processes: kills, power cuts, bad input, overload, memory.
     Crash,
-    /// RocketMQ's own clients.
+    /// Clients: the examples of ours, and RocketMQ's own.
     Interop,
 }
 
@@ -205,6 +205,10 @@ fn crash(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
 fn interop(tally: &mut Tally) -> Result<()> {
     if !build_product(tally, "interop")? {
         return Ok(());
+    }
+    let words = "build --quiet --release -p keepmq-client --examples";
+    if build(tally, "interop: build of our client's examples", words)? {
+        proving(tally, &format!("examples --dir {}", target().join("release/examples").display()))?;
     }
     let golden = target().join("golden");
     let words = format!("run --quiet -p keepmq-protocol --example golden_ours {}", golden.display());

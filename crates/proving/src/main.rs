@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use keepmq_proving::power_cuts::{self, Expected};
 use keepmq_proving::scene::Mode;
 use keepmq_proving::tally::Tally;
-use keepmq_proving::{acceptance, bench, hostile, idle, interop, kills, overload, promise, small, soak};
+use keepmq_proving::{acceptance, bench, examples, hostile, idle, interop, kills, overload, promise, small, soak};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -78,6 +78,8 @@ enum Verb {
     Rss,
     /// RocketMQ's own clients. Needs Java, Maven and Go.
     Interop(interop::Options),
+    /// Our own client library, by its examples.
+    Examples(examples::Options),
     /// Ours and the prototype alternately.
     Bench(bench::Options),
     /// RocketMQ's integration tests.
@@ -118,6 +120,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Verb::Dev => small::dev(&mut tally, &binary)?,
         Verb::Rss => small::rss(&mut tally, &binary)?,
         Verb::Interop(options) => interop::run(&mut tally, &binary, &options)?,
+        Verb::Examples(options) => examples::run(&mut tally, &binary, &options)?,
         Verb::Bench(options) => bench::run(&mut tally, &binary, &options)?,
         Verb::Acceptance { suite } => acceptance::run(&mut tally, &binary, &suite)?,
     }

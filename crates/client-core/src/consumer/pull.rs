@@ -229,6 +229,9 @@ impl PullConsumer {
 
     fn seek(&mut self, id: u64, queue: MessageQueue, to: SeekTo) {
         let from = match to {
+            SeekTo::Offset(QueueOffset(offset)) if i64::try_from(offset).is_err() => {
+                return self.sought(id, &queue, Err(format!("no queue has an offset {offset}: they stay below 2^63")));
+            }
             SeekTo::Offset(offset) => return self.sought(id, &queue, Ok(offset)),
             SeekTo::Begin => ConsumeFrom::FirstOffset,
             SeekTo::End => ConsumeFrom::LastOffset,

@@ -307,6 +307,8 @@ impl Queues {
         let Some((generation, asked)) = self.calls.remove(&call) else { return false };
         match asked {
             Asked::Last => self.uncommitted += u64::from(!is_ok(outcome)),
+            // Ours again: it commits for itself, perhaps more by now, or less since somebody wants it so.
+            Asked::Before(queue, _) if self.owned.contains_key(&queue) => {}
             Asked::Before(queue, upto) => self.commit_last(&queue, upto, generation, lent, cx),
             Asked::Commit(offset) => self.on_committed(generation, offset, outcome),
             Asked::Start | Asked::Pull { .. } => {

@@ -121,6 +121,12 @@ pub enum ProducerWork {
         /// How.
         outcome: Result<Receipt, SendError>,
     },
+    /// A oneway message has been handed on, or dropped: there is room again. In the order of the commands, as long as none
+    /// waits for its route.
+    Told {
+        /// Bytes of its body.
+        bytes: usize,
+    },
     /// What is known of a topic: its writable queues, empty when the first message may create it, or why there is nothing.
     Routed {
         /// The topic.

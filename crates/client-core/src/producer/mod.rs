@@ -181,7 +181,10 @@ impl Producer {
                 let item = self.item(SendId(0), message);
                 match self.make_room(&item, &to) {
                     Ok(()) => self.oneway(item, to, self.cx.now.mono + self.config.send_timeout),
-                    Err(_) => self.report.dropped += 1,
+                    Err(_) => {
+                        self.report.dropped += 1;
+                        self.cx.work(ProducerWork::Told { bytes: item.message.body().len() });
+                    }
                 }
             }
             ProducerCommand::Route { topic } if matches!(self.life, Life::Leaving { .. } | Life::Over) => {
@@ -530,6 +533,7 @@ impl Producer {
         };
         self.messages -= 1;
         self.bytes -= item.message.body().len();
+        self.cx.work(ProducerWork::Told { bytes: item.message.body().len() });
         let keyed = to == Target::Any && item.message.shard().is_some();
         let queue = route.as_ref().and_then(|route| match (to, item.message.shard()) {
             (Target::Queue(queue), _) => Some(queue),
@@ -671,6 +675,7 @@ impl Producer {
             self.messages -= 1;
             self.bytes -= item.message.body().len();
             self.report.dropped += 1;
+            self.cx.work(ProducerWork::Told { bytes: item.message.body().len() });
         }
         for (topic, _) in std::mem::take(&mut self.asked) {
             self.cx.work(ProducerWork::Routed { topic, outcome: Err(RouteError::Unreachable(Vec::new())) });

@@ -132,7 +132,7 @@ impl World {
             ProducerWork::Closed(report) => {
                 Some(format!("closed({}+{}+{})", report.kept, report.refused, report.unknown))
             }
-            ProducerWork::Routed { .. } => None,
+            ProducerWork::Routed { .. } | ProducerWork::Told { .. } => None,
         });
         ends.collect::<Vec<_>>().join(" ")
     }
@@ -534,6 +534,8 @@ fn oneway_messages_are_told_and_forgotten() {
     world.tell(ProducerCommand::SendOneway { message: message(), to: Target::Any });
     world.answer("ns", Ok(route(&["a"], 6)));
     assert_eq!(world.told.len(), 1, "it waited for its route");
+    let told = world.works.iter().filter(|work| matches!(work, ProducerWork::Told { bytes: 4 }));
+    assert_eq!(told.count(), 1, "and then gave its room back");
 }
 
 #[test]
