@@ -2,7 +2,7 @@
 
 use crate::problem;
 use clap::ValueEnum;
-use keepmq_server::Failure;
+use keepmq_server::{ExitCode, Failure};
 use serde_json::{Map, Value};
 use std::io::{self, Write};
 
@@ -96,9 +96,12 @@ fn cell(value: &Value) -> String {
 /// On standard output.
 pub(crate) fn say(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|error| problem::io("the result cannot be printed", &error))
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        // Whoever has read enough knows it: `keepmq consume orders | head -1`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::said(ExitCode::Io)),
+        Err(error) => Err(problem::io("the result cannot be printed", &error)),
+    }
 }
 
 #[cfg(test)]
@@ -112,7 +115,7 @@ mod tests {
         table.push([json!("orders"), json!(12)]);
         table.push([json!("p\u{1b}[2J"), json!(1000)]);
         let ways = [Format::Table, Format::Json, Format::Ndjson].map(|format| table.text(format));
-        assert_eq!(ways[0], "TOPIC        MAX OFFSET\norders               12\np\\u{1b}[2J        1000\n");
+        assert_eq!(ways[0], "TOPIC       MAX OFFSET\norders              12\np\\u{1b}[2J        1000\n");
         assert_eq!(
             ways[1],
             "[{\"max_offset\":12,\"topic\":\"orders\"},{\"max_offset\":1000,\"topic\":\"p\\u001b[2J\"}]\n"

@@ -152,8 +152,8 @@ async fn send(send: &Send) -> Result<(), Failure> {
     let message = Message::new(&send.common.topic, vec![b'k'; send.size as usize]).map_err(|error| usage(&error))?;
     let mut tasks = Vec::new();
     let lanes = send.producers * send.in_flight;
-    for producer in &producers {
-        for nth in 0..send.in_flight {
+    for (index, producer) in (0..).zip(&producers) {
+        for nth in (0..send.in_flight).map(|lane| index * send.in_flight + lane) {
             let lane = Lane {
                 producer: producer.clone(),
                 message: message.clone(),
