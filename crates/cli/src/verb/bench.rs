@@ -125,16 +125,18 @@ struct EndToEnd {
 impl Bench {
     pub(crate) async fn run(&self, interrupt: &mut Interrupt) -> Result<(), Failure> {
         match &self.load {
-            Load::Send(send) => interrupt.unless(self::send(send)).await,
-            Load::Consume(consume) => interrupt.unless(self::consume(consume)).await,
-            Load::E2e(both) => interrupt.unless(end_to_end(both)).await,
+            // What is under way is brought to its end, and the figures are those of the time that it took.
+            Load::Send(send) => self::send(send, interrupt).await?,
+            Load::Consume(consume) => interrupt.unless(self::consume(consume)).await?,
+            Load::E2e(both) => end_to_end(both, interrupt).await?,
         }
+        if interrupt.is_asked() { Err(Failure::said(ExitCode::Interrupted)) } else { Ok(()) }
     }
 }
 
 // ---- send ----------------------------------------------------------------------------------------------------------------
 
-async fn send(send: &Send) -> Result<(), Failure> {
+async fn send(send: &Send, interrupt: &Interrupt) -> Result<(), Failure> {
     let Connect { name_servers, timeout: patience } = &send.common.connect;
     create(&send.common).await?;
     let mut producers = Vec::new();
@@ -158,6 +160,7 @@ async fn send(send: &Send) -> Result<(), Failure> {
                 producer: producer.clone(),
                 message: message.clone(),
                 seen: Arc::clone(&seen),
+                interrupt: interrupt.clone(),
                 from,
                 until,
                 // Each lane sends its share of the rate, one after the other.
@@ -173,6 +176,7 @@ async fn send(send: &Send) -> Result<(), Failure> {
     for task in tasks {
         task.await.map_err(|error| broken(&error))?;
     }
+    let measured = measured(from, until);
     bar.finish_and_clear();
     for producer in producers {
         producer.close(*patience).await;
@@ -180,7 +184,12 @@ async fn send(send: &Send) -> Result<(), Failure> {
     let words = json!({
         "what": "send", "producers": send.producers, "inflight": send.in_flight, "size": send.size, "rate_asked": send.rate,
     });
-    report(&seen, send.secs, words, send.common.json)
+    report(&seen, measured, words, send.common.json)
+}
+
+/// The seconds that were measured: fewer than asked for when the user has had enough.
+fn measured(from: Instant, until: Instant) -> f64 {
+    Instant::now().min(until).saturating_duration_since(from).as_secs_f64()
 }
 
 struct Pace {
@@ -193,6 +202,7 @@ struct Lane {
     producer: Producer,
     message: Message,
     seen: Arc<Seen>,
+    interrupt: Interrupt,
     from: Instant,
     until: Instant,
     pace: Option<Pace>,
@@ -200,7 +210,7 @@ struct Lane {
 
 impl Lane {
     async fn run(self) {
-        let Self { producer, message, seen, from, until, pace } = self;
+        let Self { producer, message, seen, interrupt, from, until, pace } = self;
         let mut nth = 0u32;
         loop {
             // At a rate: from when it was due, whether or not the one before it has ended. A broker that stands still for a
@@ -213,7 +223,7 @@ impl Lane {
                 }
                 None => Instant::now(),
             };
-            if due >= until {
+            if due >= until || interrupt.is_asked() {
                 return;
             }
             let outcome = producer.send(message.clone()).await;
@@ -315,7 +325,7 @@ async fn pulled(consume: &Consume, topic: &Topic, name_servers: &str, seen: &Arc
 
 // ---- end to end ----------------------------------------------------------------------------------------------------------
 
-async fn end_to_end(both: &EndToEnd) -> Result<(), Failure> {
+async fn end_to_end(both: &EndToEnd, interrupt: &Interrupt) -> Result<(), Failure> {
     let Connect { name_servers, timeout: patience } = &both.common.connect;
     create(&both.common).await?;
     let seen = Arc::new(Seen::new());
@@ -365,7 +375,7 @@ async fn end_to_end(both: &EndToEnd) -> Result<(), Failure> {
     for nth in 0.. {
         let due = first + every * nth;
         sleep_until(due.into()).await;
-        if due >= until {
+        if due >= until || interrupt.is_asked() {
             break;
         }
         let mut body = vec![b'k'; both.size as usize];
@@ -379,6 +389,7 @@ async fn end_to_end(both: &EndToEnd) -> Result<(), Failure> {
             failed.fetch_add(u64::from(outcome.is_err()), Ordering::Relaxed);
         });
     }
+    let measured = measured(from, until);
     producer.close(*patience).await;
     let end = Instant::now() + LAST;
     while seen.count() < sent && Instant::now() < end {
@@ -386,9 +397,10 @@ async fn end_to_end(both: &EndToEnd) -> Result<(), Failure> {
     }
     bar.finish_and_clear();
     consumer.close(*patience).await;
-    seen.failed(failed.load(Ordering::Relaxed) + sent.saturating_sub(seen.count()));
+    // A send that failed and was not kept is not seen either.
+    seen.failed(failed.load(Ordering::Relaxed).max(sent.saturating_sub(seen.count())));
     let words = json!({"what": "e2e", "rate_asked": both.rate, "size": both.size});
-    report(&seen, both.secs, words, both.common.json)
+    report(&seen, measured, words, both.common.json)
 }
 
 // ---- what was seen -------------------------------------------------------------------------------------------------------
@@ -478,9 +490,9 @@ impl Seen {
     }
 }
 
-fn report(seen: &Seen, secs: u64, words: serde_json::Value, as_json: bool) -> Result<(), Failure> {
+fn report(seen: &Seen, secs: f64, words: serde_json::Value, as_json: bool) -> Result<(), Failure> {
     let inner = seen.inner();
-    let (count, rate) = (seen.count(), seen.count() as f64 / secs.max(1) as f64);
+    let (count, rate) = (seen.count(), seen.count() as f64 / secs.max(0.001));
     let at = |quantile| inner.latencies.value_at_quantile(quantile);
     let failed = inner.refused + inner.unknown;
     if as_json {
@@ -496,7 +508,7 @@ fn report(seen: &Seen, secs: u64, words: serde_json::Value, as_json: bool) -> Re
     } else {
         let ms = |us: u64| format!("{:.2} ms", us as f64 / 1e3);
         println!(
-            "{count} messages in {secs} s: {rate:.0} a second; {} refused, {} unknown",
+            "{count} messages in {secs:.2} s: {rate:.0} a second; {} refused, {} unknown",
             inner.refused, inner.unknown
         );
         println!(

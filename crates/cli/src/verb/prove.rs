@@ -100,7 +100,7 @@ impl Prove {
             }
         };
         let judged = outcome.and_then(|outcome| self.judge(&outcome));
-        if judged.as_ref().is_err_and(|failure| failure.exit != ExitCode::Interrupted) {
+        if judged.as_ref().is_err_and(|failure| ![ExitCode::Interrupted, ExitCode::Usage].contains(&failure.exit)) {
             folder.keep();
             eprintln!("store, ledger and logs are in {}", folder.path().display());
         }

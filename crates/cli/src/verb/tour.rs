@@ -71,7 +71,7 @@ impl Tour {
     pub(crate) async fn run(&self, interrupt: &mut Interrupt) -> Result<(), Failure> {
         let mut folder = Folder::new(self.data.as_deref(), "tour");
         let outcome = interrupt.unless(self.story(&folder)).await;
-        if outcome.as_ref().is_err_and(|failure| failure.exit != ExitCode::Interrupted) {
+        if outcome.as_ref().is_err_and(|failure| ![ExitCode::Interrupted, ExitCode::Usage].contains(&failure.exit)) {
             folder.keep();
             eprintln!("what is left of it is in {}", folder.path().display());
         }

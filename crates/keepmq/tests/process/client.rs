@@ -76,6 +76,33 @@ fn a_message_goes_in_and_comes_out() {
 }
 
 #[test]
+fn load_is_counted_from_when_it_was_due() {
+    let base = free_ports();
+    let _dev = Dev::start(&["dev", "--ephemeral", "--port-base", &base.to_string()]);
+    let name_server = format!("127.0.0.1:{base}");
+    for words in
+        ["bench send --rate 200 --secs 1 --warm 0 --size 64 --json", "bench e2e --rate 200 --secs 1 --warm 0 --json"]
+    {
+        let (code, said, error) = at(&name_server, words);
+        let figures: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}{error}"));
+        assert_eq!((code, &figures["err"]), (Some(0), &0.into()), "{said}{error}");
+        // Neither fewer nor more than asked for, also on a machine that has other things to do.
+        let n = figures["n"].as_u64().unwrap();
+        assert!((150..=200).contains(&n) && figures["p50_us"].as_u64() > Some(0), "{said}");
+    }
+
+    let words = ["bench", "send", "--secs", "60", "--warm", "0", "-n", &name_server];
+    let bench = keepmq(&words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    until("messages are kept", || at(&name_server, "topic describe KeepmqBench").1.lines().count() == 5);
+    std::thread::sleep(Duration::from_millis(300));
+    signal(&bench, "-INT");
+    let out = bench.wait_with_output().unwrap();
+    let said = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(out.status.code(), Some(130), "{said}");
+    assert!(said.contains("; 0 refused, 0 unknown") && !said.starts_with("0 messages"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_is_told_with_a_way_out() {
     let nobody = "127.0.0.1:1;127.0.0.1:2";
     for words in ["topic list", "send orders x", "consume orders", "group list"] {
