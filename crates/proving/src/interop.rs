@@ -77,11 +77,11 @@ fn our_client(tally: &mut Tally, binary: &Path, options: &Options) -> Result<()>
     })?;
     for version in SERVERS {
         let what = format!("interop: our client against Java servers {version}");
-        let Some(script) = &options.java_servers else {
-            tally.skip(&what, "there is no script that starts them (--java-servers)");
-            continue;
-        };
         story(tally, options, &what, &["java", "mvn", "bash"], |tally, folder| {
+            let Some(script) = &options.java_servers else {
+                tally.skip(&what, "there is no script that starts them (--java-servers)");
+                return Ok(());
+            };
             let servers = JavaServers::start(script, version, Mode::Sync, &folder.join("java"))?;
             let mut program = start_ours(options, servers.name_server, folder, "alone")?;
             program.command(tally, &format!("our client, Java servers {version}"), "alone")?;

@@ -288,17 +288,19 @@ impl Alone<'_> {
         let end = first.iter().filter(|message| message.queue == *queue).count() as u64;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
         let late = Timestamp(i64::try_from(now)? + 60_000);
-        for (to, expected) in [
-            (SeekTo::Offset(QueueOffset(end / 2)), end / 2),
-            (SeekTo::Begin, 0),
-            (SeekTo::Timestamp(Timestamp(0)), 0),
-            (SeekTo::Timestamp(late), end),
-            (SeekTo::End, end),
+        for (to, least, most) in [
+            (SeekTo::Offset(QueueOffset(end / 2)), end / 2, end / 2),
+            (SeekTo::Begin, 0, 0),
+            (SeekTo::Timestamp(Timestamp(0)), 0, 0),
+            // Brokers of RocketMQ 4.9 answer with the message that is nearest in time, which is an earlier one here.
+            (SeekTo::Timestamp(late), end - 1, end),
+            (SeekTo::End, end, end),
         ] {
-            let at = puller.seek(queue, to).await?;
-            ensure!(at == QueueOffset(expected), "{to:?} leads to {at}, not {expected}");
-            let seen: Vec<u64> = polled(&puller, usize::try_from(end - expected)?).await?.iter().map(|m| m.offset.0).collect();
-            ensure!(seen == (expected..end).collect::<Vec<_>>(), "behind {to:?} are {seen:?}");
+            let at = puller.seek(queue, to).await?.0;
+            ensure!((least..=most).contains(&at), "{to:?} leads to {at}, not {most}");
+            let seen = polled(&puller, usize::try_from(end - at)?).await?;
+            let seen: Vec<u64> = seen.iter().map(|message| message.offset.0).collect();
+            ensure!(seen == (at..end).collect::<Vec<_>>(), "behind {to:?} are {seen:?}");
         }
         let to = keepmq_client::Target::Queue(queue.clone());
         let receipt = self.producer.send_to(Self::message(&topic, FEW)?, to).await?;
