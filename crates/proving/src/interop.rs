@@ -69,10 +69,21 @@ pub fn run(tally: &mut Tally, binary: &Path, options: &Options) -> Result<()> {
 fn our_client(tally: &mut Tally, binary: &Path, options: &Options) -> Result<()> {
     story(tally, options, "interop: our client alone", &[], |tally, folder| {
         let scene = Scene::new(binary, folder)?.registering();
-        let (_name_server, _broker) = (scene.start_name_server()?, scene.start_broker()?);
+        let (mut name_server, mut broker) = (scene.start_name_server()?, scene.start_broker()?.0);
         wait_for_route(scene.name_server, "TBW102")?;
         let mut program = start_ours(options, scene.name_server, folder, "alone")?;
         program.command(tally, "our client", "alone")?;
+        let gone_on = pairs::killed(&mut program, || {
+            broker.kill()?;
+            broker = scene.start_broker()?.0;
+            name_server.kill()?;
+            broker.kill()?;
+            name_server = scene.start_name_server()?;
+            broker = scene.start_broker()?.0;
+            Ok(())
+        });
+        let what = "interop our client: servers are killed twice under load, nothing acknowledged is missing";
+        tally.check(what, gone_on.map_err(|error| format!("{error:#}")));
         program.end()
     })?;
     for version in SERVERS {

@@ -3,8 +3,8 @@
 use crate::CLOSE;
 use anyhow::{Context, Result, ensure};
 use keepmq_client::{
-    ConsumeFrom, Message, MessageQueue, Producer, PullConsumer, PushConsumer, QueueOffset, Received, SeekTo, Timestamp, Topic,
-    Verdict,
+    ConsumeFrom, Message, MessageQueue, Producer, PullConsumer, PushConsumer, QueueOffset, Received, SeekTo, Timestamp,
+    Topic, Verdict,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -163,7 +163,8 @@ impl Alone<'_> {
         ensure!(found.len() == polled.len(), "{} messages at {} places", polled.len(), found.len());
         ensure!(polled.iter().map(key).collect::<BTreeSet<_>>() == keys(0..151), "other keys came out");
         for receipt in &receipts {
-            let message = found.get(&(receipt.queue.clone(), receipt.offset)).with_context(|| format!("{receipt:?}"))?;
+            let message =
+                found.get(&(receipt.queue.clone(), receipt.offset)).with_context(|| format!("{receipt:?}"))?;
             ensure!(message.message_id == receipt.message_id, "{receipt:?} is {}", message.message_id);
             ensure!(message.offset_message_id == receipt.offset_message_id, "{receipt:?} is {message:?}");
         }
@@ -316,7 +317,10 @@ impl Alone<'_> {
         let another = PullConsumer::builder(self.name_server).group(&topic).start().await?;
         another.assign(vec![queue.clone()]);
         let next = another.poll(1, PATIENCE).await?;
-        ensure!(next.first().is_some_and(|message| message.offset.0 == end / 2 + 1), "the next one began with {next:?}");
+        ensure!(
+            next.first().is_some_and(|message| message.offset.0 == end / 2 + 1),
+            "the next one began with {next:?}"
+        );
         another.close().await;
         Ok(())
     }

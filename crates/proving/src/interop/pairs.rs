@@ -30,9 +30,8 @@ pub(super) fn exchange(tally: &mut Tally, from: &mut Half<'_>, to: &mut Half<'_>
     let topic = format!("{sender}-to-{receiver}");
     let sent = from.program.ask(&format!("peer-send {topic}"), "sent")?;
     tally.check(&format!("interop pair: {sender} sends one sharding key to one queue"), one_queue_each(&sent));
-    let mut take = |group: &str, tags: &str, count| {
-        to.program.ask(&format!("peer-take {topic} {group} {tags} {count}"), "got")
-    };
+    let mut take =
+        |group: &str, tags: &str, count| to.program.ask(&format!("peer-take {topic} {group} {tags} {count}"), "got");
     let got = take(&topic, "*", sent.len())?;
     let what = "body, tag, keys, property, flag, sharding key, place and both ids, also compressed and of a batch";
     tally.check(&format!("interop pair: {receiver} receives from {sender} {what}"), same(&sent, got));
@@ -83,7 +82,13 @@ enum Act {
 pub(super) type Start<'s> = &'s dyn Fn(&str) -> Result<Program>;
 
 /// Members of both makers come, leave and die while messages flow; those of theirs are called "theirs".
-pub(super) fn shared_group(tally: &mut Tally, peer: &str, scene: &Scene, ours: Start<'_>, theirs: Start<'_>) -> Result<()> {
+pub(super) fn shared_group(
+    tally: &mut Tally,
+    peer: &str,
+    scene: &Scene,
+    ours: Start<'_>,
+    theirs: Start<'_>,
+) -> Result<()> {
     use Act::{Join, Kill, Leave};
     let topic = format!("shared-with-{peer}");
     let mut flow = ours("flow")?;
@@ -112,7 +117,8 @@ pub(super) fn shared_group(tally: &mut Tally, peer: &str, scene: &Scene, ours: S
             Leave => group.leave(member)?,
             Kill => group.kill(member)?,
         }
-        let what = format!("interop group of ours and {peer}: {act:?} {member}: queues are shared, messages flow").to_lowercase();
+        let what = format!("interop group of ours and {peer}: {act:?} {member}: queues are shared, messages flow")
+            .to_lowercase();
         tally.check(&what, group.settle().map_err(|error| format!("{error:#}")));
     }
     let kept = flow.ask("flow-end", "kept")?;
@@ -127,6 +133,48 @@ pub(super) fn shared_group(tally: &mut Tally, peer: &str, scene: &Scene, ours: S
     tally.check(&format!("interop group of ours and {peer}: nothing missed, every queue in its order"), verdict);
     group.leave("ours-6")?;
     tally.check(&format!("interop group of ours and {peer}: everything is committed"), committed(scene, &topic, &kept));
+    Ok(())
+}
+
+/// Our producer and our consumer run while servers are killed and come back.
+pub(super) fn killed(program: &mut Program, kill: impl FnOnce() -> Result<()>) -> Result<()> {
+    program.tell("flow-begin killed")?;
+    program.tell("peer-join one killed killed")?;
+    let mut bodies = BTreeSet::new();
+    flows(program, &mut bodies).context("before they are killed")?;
+    kill()?;
+    flows(program, &mut bodies).context("after they were killed")?;
+    let kept = program.ask("flow-end", "kept")?;
+    let kept: Vec<Kept> = kept.iter().map(|line| Kept::read(line)).collect::<Result<_>>()?;
+    let end = Instant::now() + LAST;
+    loop {
+        gather(program, &mut bodies)?;
+        let missing = kept.iter().filter(|kept| !bodies.contains(&kept.body)).count();
+        if missing == 0 {
+            return program.tell("peer-leave one");
+        }
+        ensure!(Instant::now() < end, "{missing} of {} acknowledged messages are missing", kept.len());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until more messages come.
+fn flows(program: &mut Program, bodies: &mut BTreeSet<String>) -> Result<()> {
+    gather(program, bodies)?;
+    let (end, enough) = (Instant::now() + LAST, bodies.len() + 100);
+    while bodies.len() < enough {
+        ensure!(Instant::now() < end, "nothing flows");
+        std::thread::sleep(Duration::from_millis(20));
+        gather(program, bodies)?;
+    }
+    Ok(())
+}
+
+/// Adds what was taken meanwhile.
+fn gather(program: &mut Program, bodies: &mut BTreeSet<String>) -> Result<()> {
+    for line in program.took() {
+        bodies.insert(Delivery::read(&line)?.kept.body);
+    }
     Ok(())
 }
 
@@ -274,7 +322,9 @@ fn judge(kept: &[Kept], deliveries: &[Delivery]) -> Result<(), String> {
     let mut next: BTreeMap<u32, u64> = BTreeMap::new();
     for Delivery { member, kept: Kept { queue, offset, body }, .. } in in_order {
         if expected.get(&(*queue, *offset)) != Some(&body.as_str()) {
-            return Err(format!("{member} was given {body} at queue {queue}, offset {offset}, which was not sent there"));
+            return Err(format!(
+                "{member} was given {body} at queue {queue}, offset {offset}, which was not sent there"
+            ));
         }
         let next = next.entry(*queue).or_default();
         if offset > next {
