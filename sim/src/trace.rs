@@ -143,6 +143,7 @@ rare! {
     RepeatedAfterRebalance = "a message came again because its queue had passed on",
     RepeatedUncommitted = "a message came again because a closed consumer could not commit it",
     ClosedUncommitted = "a consumer was closed that could not commit",
+    CommitLowered = "a member that came late lowered its group's offset",
     MemberPaused = "a consumer stood still for longer than it is remembered",
     ProducerPaused = "a producer stood still",
     RouteKept = "a route was kept while name servers knew nothing",

@@ -27,6 +27,8 @@ pub(crate) struct Consuming {
     pub(crate) assigned: BTreeSet<MessageQueue>,
     /// Handed out since the queue was assigned last.
     handed: BTreeSet<(MessageQueue, u64)>,
+    /// Queues that were its at some time of this life.
+    met: BTreeSet<MessageQueue>,
     running: BTreeMap<Batch, Vec<(MessageQueue, u64)>>,
     closing: Option<Closing>,
 }
@@ -46,6 +48,7 @@ impl Consuming {
             plan,
             assigned: BTreeSet::new(),
             handed: BTreeSet::new(),
+            met: BTreeSet::new(),
             running: BTreeMap::new(),
             closing: None,
         }
@@ -75,6 +78,7 @@ impl Consuming {
         self.closing = None;
         self.assigned.clear();
         self.handed.clear();
+        self.met.clear();
         self.running.clear();
         let group = &plan.groups[self.group];
         if !group.shared {
@@ -167,7 +171,8 @@ impl Consuming {
             let broker = lent.directory.node_at(&peer).expect("it was dialled");
             let broker = lent.books.shelves[broker.0].name.clone();
             let queue = MessageQueue { topic: Topic::new(&topic).expect("a legal name"), broker, id: queue };
-            truth.commits(lent.stage, self.reader(), &queue, offset);
+            let first = !self.met.contains(&queue);
+            truth.commits(lent.stage, self.reader(), &queue, offset, first);
         }
         for left in wants.left {
             match left {
@@ -200,8 +205,9 @@ impl Consuming {
             self.handed.retain(|(queue, _)| queue != gone);
         }
         for queue in &queues {
-            truth.assigned(lent.stage, self.watched, queue);
+            truth.assigned(lent.stage, self.reader(), queue);
         }
+        self.met.extend(queues.iter().cloned());
         self.assigned = queues;
     }
 
@@ -245,9 +251,6 @@ impl Consuming {
                 let committed = report.is_some_and(|report| report.uncommitted == 0);
                 if !committed {
                     lent.stage.happened(Rare::ClosedUncommitted);
-                    if truth.settled_at.is_some() {
-                        lent.stage.blame("committed", format!("{node:?} is closed, and could not commit though all is well: {report:?}"));
-                    }
                 }
                 truth.over(self.reader(), if committed { Over::Committed } else { Over::Uncommitted });
                 if let Some(long) = again {

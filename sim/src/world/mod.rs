@@ -23,7 +23,7 @@ use crate::universe::{Report, facts};
 use crate::workload::{Lent, QUEUES, Shape, TOPICS};
 use consuming::Consuming;
 use keepmq_client_core::{Batch, Verdict};
-use keepmq_protocol::message::{find, property};
+use keepmq_protocol::message::{find, property, sys_flag};
 use keepmq_protocol::request::{CreateTopic, Pull, QueryOffset};
 use keepmq_protocol::{BrokerName, MessageQueue, Request, Response, Topic};
 use keepmq_world::Chance;
@@ -32,7 +32,7 @@ use producing::Producing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
-use truth::Truth;
+use truth::{Progress, Truth};
 
 /// What is due in this world only.
 #[derive(Clone, Copy, Debug)]
@@ -559,7 +559,11 @@ impl World {
         self.phase = Phase::Over;
         self.check_offsets();
         let mut found = BTreeMap::new();
-        for (queue, next) in self.reaches() {
+        let reaches = self.reaches();
+        if self.plan.servers.auto_create && reaches.iter().any(|(queue, _)| queue.topic.as_str() == TOPICS[1]) {
+            self.stage.happened(Rare::TopicOfFirstMessage);
+        }
+        for (queue, next) in reaches {
             self.read(&queue, next, &mut found);
         }
         self.truth.judge(&mut self.stage, &found);
@@ -567,26 +571,27 @@ impl World {
 
     /// What was processed is committed, where the brokers keep it.
     fn check_offsets(&mut self) {
-        let progress: Vec<_> = self.truth.progress().map(|(group, queue, done, whole)| (group, queue.clone(), done, whole)).collect();
-        for (group, queue, done, whole) in progress {
+        let truth = std::mem::replace(&mut self.truth, Truth::new(&[], 0));
+        for Progress { group, queue, done, whole, lowered } in truth.progress() {
             let request = Request::QueryOffset(QueryOffset {
                 group: group.into(),
                 topic: queue.topic.as_str().to_owned().into(),
                 queue_id: queue.id as i32,
                 zero_if_not_found: Some(false),
             });
-            let response = self.ask(self.broker_of(&queue), &request);
+            let response = self.ask(self.broker_of(queue), &request);
             let found = response.as_ref().and_then(|response| response.field::<i64>("offset").ok());
             let fits = found.is_some_and(|found| if whole { found == done as i64 } else { found >= done as i64 });
             if fits {
                 self.stage.happened(Rare::CommitSettled);
-            } else if done > 0 {
+            } else if done > 0 && !lowered {
                 self.stage.blame(
                     "committed",
                     format!("{group} has processed all of {queue:?} up to {done} and was closed; its offset is {found:?}"),
                 );
             }
         }
+        self.truth = truth;
     }
 
     fn broker_of(&self, queue: &MessageQueue) -> usize {
@@ -616,6 +621,9 @@ impl World {
             let bytes = response.as_ref().map(body_of).unwrap_or_default();
             let before = at;
             for record in records(&bytes) {
+                if record.sys_flag & sys_flag::COMPRESSED != 0 {
+                    self.stage.happened(Rare::CompressedDelivered);
+                }
                 let id = find(record.properties, property::KEYS).and_then(|id| id.parse().ok());
                 found.insert((queue.clone(), record.queue_offset.0), id.unwrap_or(u64::MAX));
                 at = record.queue_offset.0 + 1;

@@ -28,6 +28,8 @@ pub(crate) struct Producing {
     left: u32,
     /// Sends without an end.
     open: BTreeSet<u64>,
+    /// Those that went in batches.
+    batched: BTreeSet<u64>,
     /// The queues of each topic, when it was told of some.
     known: BTreeMap<Topic, Vec<MessageQueue>>,
     counted: ProducerReport,
@@ -71,6 +73,7 @@ impl Producing {
             plan,
             left: sends,
             open: BTreeSet::new(),
+            batched: BTreeSet::new(),
             known: BTreeMap::new(),
             counted: ProducerReport::default(),
             closing: None,
@@ -229,6 +232,7 @@ impl Producing {
         for _ in 0..number {
             let (id, message) = self.message(lent, truth, plan, topic, None, End::Open);
             self.open.insert(id);
+            self.batched.insert(id);
             messages.push((SendId(id), message));
         }
         self.tell(lent, truth, plan, ProducerCommand::SendBatch { messages, to: Target::Any, timeout: None });
@@ -273,6 +277,9 @@ impl Producing {
                     match &outcome {
                         Ok(receipt) => {
                             self.counted.kept += 1;
+                            if self.batched.contains(&id) {
+                                lent.stage.happened(Rare::BatchReceipts);
+                            }
                             if receipt.attempts > 1 {
                                 lent.stage.happened(Rare::SentElsewhere);
                             }

@@ -5,7 +5,7 @@
 
 use super::machine::Who;
 use super::plan::GroupPlan;
-use crate::stage::{MILLI, Stage};
+use crate::stage::{MILLI, SECOND, Stage};
 use crate::trace::Rare;
 use keepmq_client_core::{Receipt, Received, SendError};
 use keepmq_protocol::{MessageQueue, QueueOffset};
@@ -13,6 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What a message's end may come later than its time.
 const SLACK: u64 = 20 * MILLI;
+/// What was sent before that has arrived.
+const LATE: u64 = 10 * SECOND;
+/// What a broker whose disk is slow may answer at any time: SYSTEM_BUSY, FLUSH_DISK_TIMEOUT.
+const SLOW_DISK: [Option<i32>; 2] = [Some(2), Some(10)];
 
 /// A message that somebody has sent, or tried to.
 pub(crate) struct Sent {
@@ -70,6 +74,11 @@ struct Lane {
     processed: BTreeSet<u64>,
     /// Everything from `start` to here is processed.
     done: u64,
+    /// What members have tried to keep as the beginning.
+    pins: BTreeMap<Who, u64>,
+    /// The highest offset that somebody has committed, and when somebody else has sent a lower one behind it.
+    highest: u64,
+    lowered_at: Option<u64>,
     /// When some member was the first to say that the queue is its.
     assigned_at: Option<u64>,
 }
@@ -91,6 +100,19 @@ pub(crate) struct Truth {
     pub(crate) settled_at: Option<u64>,
     /// When each name server has started last.
     pub(crate) names_since: Vec<u64>,
+}
+
+/// How far a group is in a queue.
+#[derive(Clone)]
+pub(crate) struct Progress<'t> {
+    pub(crate) group: &'static str,
+    pub(crate) queue: &'t MessageQueue,
+    /// Everything below is processed.
+    pub(crate) done: u64,
+    /// It wants all messages.
+    pub(crate) whole: bool,
+    /// The offset at the broker may be an older one.
+    pub(crate) lowered: bool,
 }
 
 /// The body of a message.
@@ -145,6 +167,7 @@ impl Truth {
             let late = (stage.now - sent.until) as f64 / 1e6;
             stage.blame("in-time", format!("send {id} ends {late} ms after its time"));
         }
+        let well = settled.is_some_and(|settled| sent.at >= settled);
         match outcome {
             Ok(receipt) => {
                 let Receipt { queue, offset: QueueOffset(offset), attempts, .. } = receipt.clone();
@@ -156,19 +179,19 @@ impl Truth {
                     stage.blame("receipt", format!("messages {other} and {id} both have a receipt for {queue:?} {offset}"));
                 }
             }
-            Err(error @ SendError::Refused { .. }) => {
+            Err(error @ SendError::Refused { code, .. }) => {
                 stage.happened(Rare::SendRefused);
                 sent.end = End::Refused;
                 if sent.handed {
                     stage.blame("refused-delivered", format!("message {id} was consumed and is refused: {error}"));
                 }
-                if settled.is_some_and(|settled| sent.at >= settled) {
+                if well && !SLOW_DISK.contains(code) {
                     stage.blame("liveness", format!("message {id} is refused although all is well: {error}"));
                 }
             }
-            Err(error @ SendError::Unknown { .. }) => {
+            Err(error @ SendError::Unknown { code, .. }) => {
                 sent.end = End::Unknown;
-                if settled.is_some_and(|settled| sent.at >= settled) {
+                if well && !SLOW_DISK.contains(code) {
                     stage.blame("liveness", format!("nobody knows of message {id} although all is well: {error}"));
                 }
             }
@@ -192,10 +215,19 @@ impl Truth {
         lanes.entry(queue.clone()).or_insert_with(|| Lane { start, next: start, ..Lane::default() })
     }
 
-    /// A consumer says that a queue is its.
-    pub(crate) fn assigned(&mut self, stage: &Stage, group: usize, queue: &MessageQueue) {
+    /// A consumer says that a queue is its. Of a group that begins at the end it is known from now on where it has begun.
+    pub(crate) fn assigned(&mut self, stage: &mut Stage, Reader { who, group }: Reader, queue: &MessageQueue) {
         let now = stage.now;
-        self.lane(group, queue).assigned_at.get_or_insert(now);
+        let lane = self.lane(group, queue);
+        if lane.assigned_at.is_some() {
+            return;
+        }
+        lane.assigned_at = Some(now);
+        let pinned = lane.pins.get(&who).or(lane.pins.values().min()).copied();
+        if let Some(start) = pinned.filter(|_| lane.start.is_none()) {
+            stage.happened(Rare::BeganAtEnd);
+            (lane.start, lane.next, lane.done) = (Some(start), Some(start), start);
+        }
     }
 
     /// A listener is given a message. `again`: it has said *later* of it. `before`: this life of the consumer has handed it
@@ -211,10 +243,14 @@ impl Truth {
         }
         let settled = self.settled_at.is_some();
         let lane = self.lane(group, queue);
+        let first_pin = lane.pins.values().min().copied();
         let Some(last) = lane.handed.insert(*offset, who) else {
             let next = *lane.next.get_or_insert(*offset);
             let in_order = if whole { *offset == next } else { *offset >= next };
-            if !in_order {
+            if *offset < next && first_pin.is_some_and(|pin| pin <= *offset) {
+                // Two members have found a beginning, and the lower one holds.
+                (lane.start, lane.done) = (Some(*offset), *offset);
+            } else if !in_order {
                 stage.blame("order", format!("{} is the first; {next} was to be the next", text()));
             }
             if lane.start.is_none() {
@@ -226,7 +262,7 @@ impl Truth {
         if again {
             return;
         }
-        if settled {
+        if settled && lane.lowered_at.is_none() {
             stage.blame("twice", format!("{} comes again although all is well; {last:?} had it before", text()));
         }
         stage.happened(match self.over.get(&last) {
@@ -271,18 +307,37 @@ impl Truth {
         }
     }
 
-    /// A consumer commits.
-    pub(crate) fn commits(&mut self, stage: &mut Stage, Reader { who, group }: Reader, queue: &MessageQueue, offset: u64) {
+    /// A consumer commits. `first`: it has not said yet that it has the queue, so it keeps where the group begins.
+    pub(crate) fn commits(
+        &mut self,
+        stage: &mut Stage,
+        Reader { who, group }: Reader,
+        queue: &MessageQueue,
+        offset: u64,
+        first: bool,
+    ) {
         let GroupPlan { name, tag, shared, .. } = &self.groups[group].plan;
         let (name, whole, shared) = (*name, tag.is_none(), *shared);
         if !shared {
             return stage.blame("committed", format!("{who:?} shares with nobody and commits {queue:?} {offset}"));
         }
+        let now = stage.now;
         let lane = self.lane(group, queue);
-        if lane.start.is_none() {
-            stage.happened(Rare::BeganAtEnd);
-            (lane.start, lane.next, lane.done) = (Some(offset), Some(offset), offset);
+        if first {
+            lane.pins.insert(who, offset);
+            if lane.assigned_at.is_none() {
+                return;
+            }
         }
+        if offset < lane.highest {
+            // A member that has given the queue away, or has not heard of it yet, comes late: RocketMQ's brokers take the
+            // lower offset, and messages are repeated. What was lowered stays so until the next commit.
+            stage.happened(Rare::CommitLowered);
+            lane.lowered_at = Some(now);
+        } else if lane.lowered_at.is_some_and(|at| at + LATE < now) {
+            lane.lowered_at = None;
+        }
+        lane.highest = lane.highest.max(offset);
         let open = lane.handed.range(..offset).find(|(handed, _)| !lane.processed.contains(handed));
         if let Some((open, _)) = open {
             stage.blame("committed", format!("{who:?} commits {offset} of {queue:?} for {name}; {open} is not processed"));
@@ -370,10 +425,13 @@ impl Truth {
     }
 
     /// Where each group that shares has processed everything up to, by queue.
-    pub(crate) fn progress(&self) -> impl Iterator<Item = (&'static str, &MessageQueue, u64, bool)> {
+    pub(crate) fn progress(&self) -> impl Iterator<Item = Progress<'_>> {
         self.groups.iter().filter(|group| group.plan.shared).flat_map(|group| {
             let whole = group.plan.tag.is_none();
-            group.lanes.iter().map(move |(queue, lane)| (group.plan.name, queue, lane.done, whole))
+            group.lanes.iter().map(move |(queue, lane)| {
+                let Lane { done, lowered_at, .. } = lane;
+                Progress { group: group.plan.name, queue, done: *done, whole, lowered: lowered_at.is_some() }
+            })
         })
     }
 }
