@@ -9,7 +9,7 @@ use crate::host::Left;
 use crate::net::Goodbye;
 use crate::stage::{Due, MICRO, MILLI, NodeId, SECOND};
 use crate::trace::Rare;
-use crate::workload::{Lent, TOPICS};
+use crate::workload::Lent;
 use keepmq_client_core::{
     Batch, ConsumeFrom, ConsumerReport, MessageModel, PushCommand, PushConfig, PushConsumer, PushWork, Received,
     Subscription, Verdict,
@@ -37,6 +37,13 @@ struct Closing {
     must_end_by: u64,
     again: Option<u64>,
     report: Option<ConsumerReport>,
+}
+
+/// The queue that a commit is of.
+pub(crate) fn committed_queue(lent: &Lent<'_>, peer: &str, topic: &str, id: u32) -> MessageQueue {
+    let broker = lent.directory.node_at(peer).expect("it was dialled");
+    let broker = lent.books.shelves[broker.0].name.clone();
+    MessageQueue { topic: Topic::new(topic).expect("a legal name"), broker, id }
 }
 
 impl Consuming {
@@ -102,7 +109,7 @@ impl Consuming {
             hold: Duration::from_secs(2),
             later: Duration::from_millis(200),
             later_max: Duration::from_secs(2),
-            ..PushConfig::new(client, group.name.to_owned(), TOPICS[..2].iter().map(subscription).collect())
+            ..PushConfig::new(client, group.name.to_owned(), group.topics.iter().map(subscription).collect())
         };
         let wants = self.machine.boot(lent, |_, now| PushConsumer::new(config, now));
         self.carry_out(lent, truth, plan, wants);
@@ -130,7 +137,14 @@ impl Consuming {
         }
     }
 
-    pub(crate) fn close(&mut self, lent: &mut Lent<'_>, truth: &mut Truth, plan: &Plan, within: u64, again: Option<u64>) {
+    pub(crate) fn close(
+        &mut self,
+        lent: &mut Lent<'_>,
+        truth: &mut Truth,
+        plan: &Plan,
+        within: u64,
+        again: Option<u64>,
+    ) {
         if self.closing.is_some() || lent.stage.now < self.machine.still_until {
             return;
         }
@@ -142,13 +156,7 @@ impl Consuming {
     }
 
     /// A listener has ended.
-    pub(crate) fn listened(
-        &mut self,
-        lent: &mut Lent<'_>,
-        truth: &mut Truth,
-        plan: &Plan,
-        due: WorldDue,
-    ) {
+    pub(crate) fn listened(&mut self, lent: &mut Lent<'_>, truth: &mut Truth, plan: &Plan, due: WorldDue) {
         let WorldDue::Listened { node, life, batch, verdict } = due else { return };
         if self.machine.who() != (node, life) || !self.machine.runs() {
             return;
@@ -168,9 +176,7 @@ impl Consuming {
 
     pub(crate) fn carry_out(&mut self, lent: &mut Lent<'_>, truth: &mut Truth, plan: &Plan, wants: Wants<PushWork>) {
         for Committed { peer, topic, queue, offset } in wants.commits {
-            let broker = lent.directory.node_at(&peer).expect("it was dialled");
-            let broker = lent.books.shelves[broker.0].name.clone();
-            let queue = MessageQueue { topic: Topic::new(&topic).expect("a legal name"), broker, id: queue };
+            let queue = committed_queue(lent, &peer, &topic, queue);
             let first = !self.met.contains(&queue);
             truth.commits(lent.stage, self.reader(), &queue, offset, first);
         }
@@ -231,7 +237,8 @@ impl Consuming {
             running.push(place);
         }
         self.running.insert(batch, running);
-        let verdict = if failures < 4 && lent.stage.chance.one_in(plan.later_in) { Verdict::Later } else { Verdict::Success };
+        let verdict =
+            if failures < 4 && lent.stage.chance.one_in(plan.later_in) { Verdict::Later } else { Verdict::Success };
         if failures > 0 && verdict == Verdict::Success {
             lent.stage.happened(Rare::LaterThenSuccess);
         }

@@ -9,6 +9,7 @@ mod consuming;
 mod machine;
 mod plan;
 mod producing;
+mod pulling;
 mod truth;
 
 use crate::broker_node::{BrokerNode, Wanted};
@@ -29,6 +30,7 @@ use keepmq_protocol::{BrokerName, MessageQueue, Request, Response, Topic};
 use keepmq_world::Chance;
 use plan::{Fate, Plan};
 use producing::Producing;
+use pulling::Pulling;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -63,6 +65,9 @@ enum Phase {
     Over,
 }
 
+/// What is not as it will have to be, and which checker says so when it stays like that.
+type Doubt = (&'static str, String);
+
 struct World {
     plan: Plan,
     stage: Stage,
@@ -73,6 +78,7 @@ struct World {
     name_servers: Vec<NameNode>,
     producers: Vec<Producing>,
     consumers: Vec<Consuming>,
+    pullers: Vec<Pulling>,
     truth: Truth,
     healed_at: Option<u64>,
     phase: Phase,
@@ -91,6 +97,34 @@ macro_rules! lent {
             directory: &$world.directory,
         }
     };
+}
+
+/// A client's core handles something, and what it wants then is carried out.
+macro_rules! drive {
+    ($world:ident, $client:expr, $method:ident($($arg:expr),*)) => {{
+        let mut lent = lent!($world);
+        let (truth, plan) = (&mut $world.truth, &$world.plan);
+        match $client {
+            ClientAt::Producer(nth) => {
+                let producer = &mut $world.producers[nth];
+                if let Some(wants) = producer.machine.$method(&mut lent, $($arg),*) {
+                    producer.carry_out(&mut lent, truth, plan, wants);
+                }
+            }
+            ClientAt::Consumer(nth) => {
+                let consumer = &mut $world.consumers[nth];
+                if let Some(wants) = consumer.machine.$method(&mut lent, $($arg),*) {
+                    consumer.carry_out(&mut lent, truth, plan, wants);
+                }
+            }
+            ClientAt::Puller(nth) => {
+                let puller = &mut $world.pullers[nth];
+                if let Some(wants) = puller.machine.$method(&mut lent, $($arg),*) {
+                    puller.carry_out(&mut lent, truth, wants);
+                }
+            }
+        }
+    }};
 }
 
 /// Of what there is of it, the servers ask only when everything was well again.
@@ -145,7 +179,7 @@ impl World {
             directory.add(NodeId(servers.brokers + nth), address(1, nth, 9_876));
         }
         let first = servers.brokers + servers.name_servers;
-        for nth in 0..plan.producers.len() + plan.consumers.len() {
+        for nth in 0..plan.producers.len() + plan.consumers.len() + plan.pullers.len() {
             directory.add(NodeId(first + nth), address(2, nth, 0));
         }
         let mut brokers = Vec::new();
@@ -166,7 +200,10 @@ impl World {
         let consumer = |(nth, (group, client)): (usize, &(usize, plan::ClientPlan))| {
             Consuming::new(NodeId(first + nth), *group, client.clone())
         };
-        let consumers = plan.consumers.iter().enumerate().map(consumer).collect();
+        let consumers: Vec<_> = plan.consumers.iter().enumerate().map(consumer).collect();
+        let first = first + consumers.len();
+        let puller = |(nth, (group, _)): (usize, &(usize, u64))| Pulling::new(NodeId(first + nth), *group);
+        let pullers = plan.pullers.iter().enumerate().map(puller).collect();
         Self {
             stage: Stage::new(seed, chance.fork(), print),
             net: Net::default(),
@@ -175,6 +212,7 @@ impl World {
             brokers,
             producers,
             consumers,
+            pullers,
             truth: Truth::new(&plan.groups, name_servers.len()),
             name_servers,
             healed_at: None,
@@ -199,6 +237,11 @@ impl World {
             lent.net.set_life(consumer.machine.node, None);
             consumer.announce(&mut lent);
         }
+        for (puller, (_, comes)) in self.pullers.iter().zip(&self.plan.pullers) {
+            let node = puller.machine.node;
+            lent.net.set_life(node, None);
+            lent.stage.at(*comes, Due::World(WorldDue::Come { node }));
+        }
         self.stage.at(20 * MILLI, Due::World(WorldDue::Create));
         self.plan.servers.announce(&mut self.stage);
     }
@@ -219,11 +262,21 @@ impl World {
 
     fn kind(&self, node: NodeId) -> Kind {
         let (brokers, servers) = (self.brokers.len(), self.brokers.len() + self.name_servers.len());
+        let (producers, consumers) =
+            (servers + self.producers.len(), servers + self.producers.len() + self.consumers.len());
         match node.0 {
             nth if nth < brokers => Kind::Broker,
             nth if nth < servers => Kind::NameServer,
-            nth if nth < servers + self.producers.len() => Kind::Producer(nth - servers),
-            nth => Kind::Consumer(nth - servers - self.producers.len()),
+            nth if nth < producers => Kind::Client(ClientAt::Producer(nth - servers)),
+            nth if nth < consumers => Kind::Client(ClientAt::Consumer(nth - producers)),
+            nth => Kind::Client(ClientAt::Puller(nth - consumers)),
+        }
+    }
+
+    fn client(&self, node: NodeId) -> ClientAt {
+        match self.kind(node) {
+            Kind::Client(client) => client,
+            kind => unreachable!("{node:?} is no client: {kind:?}"),
         }
     }
 
@@ -248,20 +301,7 @@ impl World {
             Due::CallLate { node, life, call } => match self.kind(node) {
                 Kind::Broker => self.broker(node, |b, lent| b.call_late(lent, life, call)),
                 Kind::NameServer => self.name_server(node, |n, lent, _| n.call_late(lent, life, call)),
-                Kind::Producer(nth) => {
-                    let mut lent = lent!(self);
-                    let producer = &mut self.producers[nth];
-                    if let Some(wants) = producer.machine.call_late(&mut lent, life, call) {
-                        producer.carry_out(&mut lent, &mut self.truth, &self.plan, wants);
-                    }
-                }
-                Kind::Consumer(nth) => {
-                    let mut lent = lent!(self);
-                    let consumer = &mut self.consumers[nth];
-                    if let Some(wants) = consumer.machine.call_late(&mut lent, life, call) {
-                        consumer.carry_out(&mut lent, &mut self.truth, &self.plan, wants);
-                    }
-                }
+                Kind::Client(client) => drive!(self, client, call_late(life, call)),
             },
             Due::Step { node, life, lane } => self.broker(node, |b, lent| b.step(lent, life, lane)),
             Due::Done { node, life, done } => self.broker(node, |b, lent| b.done(lent, life, *done)),
@@ -288,21 +328,32 @@ impl World {
     }
 
     fn own(&mut self, due: WorldDue) {
+        let node = match due {
+            WorldDue::Create => return self.create(),
+            WorldDue::Come { node }
+            | WorldDue::Fate { node, .. }
+            | WorldDue::Act { node, .. }
+            | WorldDue::Listened { node, .. } => node,
+        };
+        let client = self.client(node);
         let mut lent = lent!(self);
         let (truth, plan) = (&mut self.truth, &self.plan);
-        let servers = self.brokers.len() + self.name_servers.len();
-        let (producers, consumers) = (&mut self.producers, &mut self.consumers);
-        let behind = servers + producers.len();
-        match due {
-            WorldDue::Come { node } if node.0 < behind => producers[node.0 - servers].come(&mut lent, truth, plan),
-            WorldDue::Come { node } => consumers[node.0 - behind].come(&mut lent, truth, plan),
-            WorldDue::Fate { node, fate } if node.0 < behind => {
-                producers[node.0 - servers].fate(&mut lent, truth, plan, fate);
+        match (client, due) {
+            (ClientAt::Producer(nth), WorldDue::Come { .. }) => self.producers[nth].come(&mut lent, truth, plan),
+            (ClientAt::Consumer(nth), WorldDue::Come { .. }) => self.consumers[nth].come(&mut lent, truth, plan),
+            (ClientAt::Puller(nth), WorldDue::Come { .. }) => self.pullers[nth].come(&mut lent, truth, plan),
+            (ClientAt::Producer(nth), WorldDue::Fate { fate, .. }) => {
+                self.producers[nth].fate(&mut lent, truth, plan, fate);
             }
-            WorldDue::Fate { node, fate } => consumers[node.0 - behind].fate(&mut lent, truth, plan, fate),
-            WorldDue::Act { node, life } => producers[node.0 - servers].act(&mut lent, truth, plan, life),
-            WorldDue::Listened { node, .. } => consumers[node.0 - behind].listened(&mut lent, truth, plan, due),
-            WorldDue::Create => self.create(),
+            (ClientAt::Consumer(nth), WorldDue::Fate { fate, .. }) => {
+                self.consumers[nth].fate(&mut lent, truth, plan, fate);
+            }
+            (ClientAt::Producer(nth), WorldDue::Act { life, .. }) => {
+                self.producers[nth].act(&mut lent, truth, plan, life);
+            }
+            (ClientAt::Puller(nth), WorldDue::Act { life, .. }) => self.pullers[nth].act(&mut lent, truth, life),
+            (ClientAt::Consumer(nth), due) => self.consumers[nth].listened(&mut lent, truth, plan, due),
+            (client, due) => unreachable!("{due:?} does not happen to {client:?}"),
         }
     }
 
@@ -311,8 +362,9 @@ impl World {
         match self.kind(node) {
             Kind::Broker => self.broker(node, |b, lent| b.arrived(lent, link, news)),
             Kind::NameServer => self.name_server(node, |n, lent, facts| n.arrived(lent, link, news, facts)),
-            Kind::Producer(nth) => self.producers[nth].machine.arrived(&mut lent!(self), link, news),
-            Kind::Consumer(nth) => self.consumers[nth].machine.arrived(&mut lent!(self), link, news),
+            Kind::Client(ClientAt::Producer(nth)) => self.producers[nth].machine.arrived(&mut lent!(self), link, news),
+            Kind::Client(ClientAt::Consumer(nth)) => self.consumers[nth].machine.arrived(&mut lent!(self), link, news),
+            Kind::Client(ClientAt::Puller(nth)) => self.pullers[nth].machine.arrived(&mut lent!(self), link, news),
         }
     }
 
@@ -320,20 +372,7 @@ impl World {
         match self.kind(node) {
             Kind::Broker => self.broker(node, |b, lent| b.turn(lent, life)),
             Kind::NameServer => self.name_server(node, |n, lent, facts| n.turn(lent, life, facts)),
-            Kind::Producer(nth) => {
-                let mut lent = lent!(self);
-                let producer = &mut self.producers[nth];
-                if let Some(wants) = producer.machine.turn(&mut lent, life) {
-                    producer.carry_out(&mut lent, &mut self.truth, &self.plan, wants);
-                }
-            }
-            Kind::Consumer(nth) => {
-                let mut lent = lent!(self);
-                let consumer = &mut self.consumers[nth];
-                if let Some(wants) = consumer.machine.turn(&mut lent, life) {
-                    consumer.carry_out(&mut lent, &mut self.truth, &self.plan, wants);
-                }
-            }
+            Kind::Client(client) => drive!(self, client, turn(life)),
         }
     }
 
@@ -341,20 +380,7 @@ impl World {
         match self.kind(node) {
             Kind::Broker => self.broker(node, |b, lent| b.tick(lent, life, version)),
             Kind::NameServer => self.name_server(node, |n, lent, _| n.tick(lent, life, version)),
-            Kind::Producer(nth) => {
-                let mut lent = lent!(self);
-                let producer = &mut self.producers[nth];
-                if let Some(wants) = producer.machine.tick(&mut lent, life, version) {
-                    producer.carry_out(&mut lent, &mut self.truth, &self.plan, wants);
-                }
-            }
-            Kind::Consumer(nth) => {
-                let mut lent = lent!(self);
-                let consumer = &mut self.consumers[nth];
-                if let Some(wants) = consumer.machine.tick(&mut lent, life, version) {
-                    consumer.carry_out(&mut lent, &mut self.truth, &self.plan, wants);
-                }
-            }
+            Kind::Client(client) => drive!(self, client, tick(life, version)),
         }
     }
 
@@ -459,7 +485,7 @@ impl World {
                             producer.send_more(&mut lent, LAST_WORDS);
                         }
                     }
-                    Some(what) if now > healed + PATIENCE => self.late(healed, &what),
+                    Some(what) if now > healed + PATIENCE => self.late(healed, what),
                     _ => {}
                 }
             }
@@ -468,26 +494,33 @@ impl World {
                     self.phase = Phase::Closing { since: now };
                     self.close_all();
                 }
-                Some(what) if now > since + PATIENCE / 2 => self.late(since, &what),
+                Some(what) if now > since + PATIENCE / 2 => self.late(since, what),
                 _ => {}
             },
             Phase::Closing { since } => {
                 let producers = self.producers.iter().filter(|producer| producer.machine.runs()).count();
                 let consumers = self.consumers.iter().filter(|consumer| consumer.machine.runs()).count();
-                if producers + consumers == 0 {
+                let pullers = self.pullers.iter().filter(|puller| puller.machine.runs()).count();
+                if producers + consumers + pullers == 0 {
                     return self.end();
                 }
                 if now > since + 20 * SECOND {
-                    self.late(since, &format!("{producers} producers and {consumers} consumers are not closed"));
+                    self.late(
+                        since,
+                        (
+                            "liveness",
+                            format!("{producers} producers and {} consumers are not closed", consumers + pullers),
+                        ),
+                    );
                 }
             }
         }
         self.stage.after(500 * MILLI, Due::Review);
     }
 
-    fn late(&mut self, since: u64, what: &str) {
+    fn late(&mut self, since: u64, (checker, what): Doubt) {
         let long = (self.stage.now - since) / SECOND;
-        self.stage.blame("liveness", format!("{long} s after everything was well: {what}"));
+        self.stage.blame(checker, format!("{long} s after everything was well: {what}"));
     }
 
     /// How far each queue reaches that has ever held a message.
@@ -511,34 +544,40 @@ impl World {
     }
 
     /// What still has to happen before nothing more does.
-    fn unsettled(&self) -> Option<String> {
+    fn unsettled(&mut self) -> Option<Doubt> {
         if let Some(broker) = self.brokers.iter().find(|broker| !broker.serves()) {
-            return Some(format!("{} does not serve", broker.name()));
-        }
-        if let Some(what) = self.producers.iter().find_map(Producing::unfinished) {
-            return Some(what);
-        }
-        if let Some(consumer) = self.consumers.iter().find(|consumer| !consumer.is_here()) {
-            return Some(format!("consumer {:?} is not there", consumer.machine.node));
+            return Some(("liveness", format!("{} does not serve", broker.name())));
         }
         let reaches = self.reaches();
-        self.truth.missing(&reaches).or_else(|| self.undivided(&reaches))
+        self.truth.check_kept(&mut self.stage, &reaches);
+        if let Some(what) = self.producers.iter().find_map(Producing::unfinished) {
+            return Some(("liveness", what));
+        }
+        if let Some(consumer) = self.consumers.iter().find(|consumer| !consumer.is_here()) {
+            return Some(("liveness", format!("consumer {:?} is not there", consumer.machine.node)));
+        }
+        self.truth.missing(&reaches).map(|what| ("not-consumed", what)).or_else(|| self.undivided(&reaches))
     }
 
     /// What keeps a group from having each queue in the hands of exactly one member.
-    fn undivided(&self, reaches: &[(MessageQueue, u64)]) -> Option<String> {
+    fn undivided(&self, reaches: &[(MessageQueue, u64)]) -> Option<Doubt> {
         for (nth, group) in self.plan.groups.iter().enumerate().filter(|(_, group)| group.shared) {
             let mut owners: BTreeMap<&MessageQueue, NodeId> = BTreeMap::new();
-            for consumer in self.consumers.iter().filter(|consumer| consumer.group == nth) {
+            let members: Vec<_> = self.consumers.iter().filter(|consumer| consumer.group == nth).collect();
+            for consumer in &members {
                 for queue in &consumer.assigned {
                     if let Some(other) = owners.insert(queue, consumer.machine.node) {
                         let node = consumer.machine.node;
-                        return Some(format!("{node:?} and {other:?} of {} both have {queue:?}", group.name));
+                        return Some((
+                            "one-owner",
+                            format!("{node:?} and {other:?} of {} both have {queue:?}", group.name),
+                        ));
                     }
                 }
             }
-            if let Some((queue, _)) = reaches.iter().find(|(queue, _)| !owners.contains_key(queue)) {
-                return Some(format!("nobody of {} has {queue:?}", group.name));
+            let nobody = reaches.iter().find(|(queue, _)| !owners.contains_key(queue) && !members.is_empty());
+            if let Some((queue, _)) = nobody {
+                return Some(("one-owner", format!("nobody of {} has {queue:?}", group.name)));
             }
         }
         None
@@ -551,6 +590,9 @@ impl World {
         }
         for consumer in &mut self.consumers {
             consumer.close(&mut lent, &mut self.truth, &self.plan, 5_000, None);
+        }
+        for puller in &mut self.pullers {
+            puller.close(&mut lent, &mut self.truth);
         }
     }
 
@@ -587,7 +629,9 @@ impl World {
             } else if done > 0 && !lowered {
                 self.stage.blame(
                     "committed",
-                    format!("{group} has processed all of {queue:?} up to {done} and was closed; its offset is {found:?}"),
+                    format!(
+                        "{group} has processed all of {queue:?} up to {done} and was closed; its offset is {found:?}"
+                    ),
                 );
             }
         }
@@ -639,6 +683,13 @@ impl World {
 enum Kind {
     Broker,
     NameServer,
+    Client(ClientAt),
+}
+
+/// A client, by its place among those of its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClientAt {
     Producer(usize),
     Consumer(usize),
+    Puller(usize),
 }

@@ -2,6 +2,7 @@
 
 use crate::faults::{Chaos, Demand, Scenario};
 use crate::stage::{MILLI, NodeId, SECOND};
+use crate::workload::TOPICS;
 use keepmq_client_core::assign::Strategy;
 use keepmq_store::Flush;
 use keepmq_world::Chance;
@@ -35,6 +36,8 @@ pub(crate) struct GroupPlan {
     pub(crate) shared: bool,
     /// It begins with the first message; else behind the last one.
     pub(crate) from_first: bool,
+    /// Of these topics.
+    pub(crate) topics: &'static [&'static str],
     /// The only tag that it wants.
     pub(crate) tag: Option<&'static str>,
     pub(crate) strategy: Strategy,
@@ -58,8 +61,8 @@ pub(crate) struct Plan {
     /// By group.
     pub(crate) consumers: Vec<(usize, ClientPlan)>,
     pub(crate) groups: Vec<GroupPlan>,
-    /// A pull consumer reads a topic in the end.
-    pub(crate) pulls: bool,
+    /// Pull consumers: whose offsets they commit, and when they come.
+    pub(crate) pullers: Vec<(usize, u64)>,
     pub(crate) poll_name_servers: Duration,
     pub(crate) heartbeat: Duration,
     pub(crate) send_timeout: Duration,
@@ -98,7 +101,7 @@ impl Plan {
             producers: Vec::new(),
             consumers: Vec::new(),
             groups: groups(chance),
-            pulls: chance.one_in(4),
+            pullers: Vec::new(),
             poll_name_servers: Duration::from_secs(*chance.pick(&[1, 3, 10])),
             heartbeat: Duration::from_secs(2),
             send_timeout: Duration::from_millis(*chance.pick(&[1_000, 3_000])),
@@ -117,6 +120,12 @@ impl Plan {
             body: *chance.pick(&[60, 400, 2_000]),
         };
         plan.people(chance);
+        if chance.one_in(4) {
+            // It reads one topic by hand.
+            let (name, topics) = ("hand", &TOPICS[..1]);
+            plan.pullers.push((plan.groups.len(), 3 * SECOND + chance.below(4 * SECOND)));
+            plan.groups.push(GroupPlan { name, topics, ..plan.groups[0].clone() });
+        }
         if names_only {
             // All at once: the first that is back knows nothing, and the others do not answer yet.
             for _ in 0..2 + chance.below(2) {
@@ -215,7 +224,8 @@ fn groups(chance: &mut Chance) -> Vec<GroupPlan> {
         1 => Strategy::AveragelyByCircle,
         _ => Strategy::ConsistentHash { virtual_nodes: 10 },
     };
-    let group = |name, shared, from_first, tag, strategy| GroupPlan { name, shared, from_first, tag, strategy };
+    let topics = &TOPICS[..2];
+    let group = |name, shared, from_first, tag, strategy| GroupPlan { name, shared, from_first, topics, tag, strategy };
     groups.push(group("all", true, true, None, strategy(chance)));
     if chance.one_in(2) {
         groups.push(group("late", true, false, None, strategy(chance)));
@@ -229,13 +239,7 @@ fn groups(chance: &mut Chance) -> Vec<GroupPlan> {
     groups
 }
 
-fn servers(
-    chance: &mut Chance,
-    brokers: usize,
-    name_servers: usize,
-    heal_at: u64,
-    register_every_ms: u64,
-) -> Scenario {
+fn servers(chance: &mut Chance, brokers: usize, name_servers: usize, heal_at: u64, register_every_ms: u64) -> Scenario {
     Scenario {
         brokers,
         name_servers,

@@ -152,7 +152,14 @@ impl Producing {
         }
     }
 
-    pub(crate) fn close(&mut self, lent: &mut Lent<'_>, truth: &mut Truth, plan: &Plan, within: u64, again: Option<u64>) {
+    pub(crate) fn close(
+        &mut self,
+        lent: &mut Lent<'_>,
+        truth: &mut Truth,
+        plan: &Plan,
+        within: u64,
+        again: Option<u64>,
+    ) {
         if self.closing.is_some() || lent.stage.now < self.machine.still_until {
             return;
         }
@@ -329,7 +336,10 @@ impl Producing {
                 let known = self.known.get(&topic).is_some_and(|known| !known.is_empty());
                 if known && plan.names_only && self.closing.is_none() && ignorant * 2 <= truth.names_since.len() {
                     let node = self.machine.node;
-                    lent.stage.blame("route-kept", format!("{node:?} knew the route of {topic}, and has given it up: {error}"));
+                    lent.stage.blame(
+                        "route-kept",
+                        format!("{node:?} knew the route of {topic}, and has given it up: {error}"),
+                    );
                 }
             }
         }

@@ -176,7 +176,10 @@ impl Truth {
                 }
                 sent.end = End::Kept { queue: queue.clone(), offset, attempts };
                 if let Some(other) = self.places.insert((queue.clone(), offset), id) {
-                    stage.blame("receipt", format!("messages {other} and {id} both have a receipt for {queue:?} {offset}"));
+                    stage.blame(
+                        "receipt",
+                        format!("messages {other} and {id} both have a receipt for {queue:?} {offset}"),
+                    );
                 }
             }
             Err(error @ SendError::Refused { code, .. }) => {
@@ -223,7 +226,8 @@ impl Truth {
             return;
         }
         lane.assigned_at = Some(now);
-        let pinned = lane.pins.get(&who).or(lane.pins.values().min()).copied();
+        // One who has found it kept does not say where.
+        let pinned = lane.pins.get(&who).copied();
         if let Some(start) = pinned.filter(|_| lane.start.is_none()) {
             stage.happened(Rare::BeganAtEnd);
             (lane.start, lane.next, lane.done) = (Some(start), Some(start), start);
@@ -232,13 +236,21 @@ impl Truth {
 
     /// A listener is given a message. `again`: it has said *later* of it. `before`: this life of the consumer has handed it
     /// out under this assignment.
-    pub(crate) fn handed(&mut self, stage: &mut Stage, Reader { who, group }: Reader, message: &Received, again: bool, before: bool) {
+    pub(crate) fn handed(
+        &mut self,
+        stage: &mut Stage,
+        Reader { who, group }: Reader,
+        message: &Received,
+        again: bool,
+        before: bool,
+    ) {
         let Received { queue, offset: QueueOffset(offset), .. } = message;
         let Some(id) = self.check_content(stage, group, message) else { return };
         let (name, whole) = (self.groups[group].plan.name, self.groups[group].plan.tag.is_none());
         let text = move || format!("message {id} at {queue:?} {offset} to {name} at {who:?}");
         if again != before {
-            let what = if before { "given twice in one assignment" } else { "said to be given again, and never was before" };
+            let what =
+                if before { "given twice in one assignment" } else { "said to be given again, and never was before" };
             return stage.blame("twice", format!("{} is {what}", text()));
         }
         let settled = self.settled_at.is_some();
@@ -289,7 +301,9 @@ impl Truth {
         }
         sent.handed = true;
         match &sent.end {
-            End::Refused => stage.blame("refused-delivered", format!("message {id} was refused and is at {queue:?} {offset}")),
+            End::Refused => {
+                stage.blame("refused-delivered", format!("message {id} was refused and is at {queue:?} {offset}"))
+            }
             End::Kept { queue: kept, offset: at, attempts: ..=1 } if (kept, at) != (queue, offset) => {
                 stage.blame("receipt", format!("message {id} was kept at {kept:?} {at}, and is at {queue:?} {offset}"));
             }
@@ -329,6 +343,9 @@ impl Truth {
                 return;
             }
         }
+        if lane.start.is_none() {
+            (lane.start, lane.next, lane.done) = (Some(offset), Some(offset), offset);
+        }
         if offset < lane.highest {
             // A member that has given the queue away, or has not heard of it yet, comes late: RocketMQ's brokers take the
             // lower offset, and messages are repeated. What was lowered stays so until the next commit.
@@ -340,11 +357,17 @@ impl Truth {
         lane.highest = lane.highest.max(offset);
         let open = lane.handed.range(..offset).find(|(handed, _)| !lane.processed.contains(handed));
         if let Some((open, _)) = open {
-            stage.blame("committed", format!("{who:?} commits {offset} of {queue:?} for {name}; {open} is not processed"));
+            stage.blame(
+                "committed",
+                format!("{who:?} commits {offset} of {queue:?} for {name}; {open} is not processed"),
+            );
         }
         if whole && offset > lane.done {
             let done = lane.done;
-            stage.blame("committed", format!("{who:?} commits {offset} of {queue:?} for {name}; {done} is not processed"));
+            stage.blame(
+                "committed",
+                format!("{who:?} commits {offset} of {queue:?} for {name}; {done} is not processed"),
+            );
         }
     }
 
@@ -357,11 +380,26 @@ impl Truth {
 
     // ---- the end --------------------------------------------------------------------------------------------------------
 
+    /// What was kept is there: no queue ends before it.
+    pub(crate) fn check_kept(&self, stage: &mut Stage, reaches: &[(MessageQueue, u64)]) {
+        for (id, sent) in self.sent.iter().enumerate() {
+            let End::Kept { queue, offset, .. } = &sent.end else { continue };
+            let next = reaches.iter().find(|(reached, _)| reached == queue).map_or(0, |(_, next)| *next);
+            if *offset >= next {
+                stage.blame(
+                    "lost",
+                    format!("message {id} was kept at {queue:?} {offset}, and the queue reaches to {next}"),
+                );
+            }
+        }
+    }
+
     /// What some group still has to process. `reaches` tells each queue and how far it reaches.
     pub(crate) fn missing(&self, reaches: &[(MessageQueue, u64)]) -> Option<String> {
         for group in self.groups.iter().filter(|group| group.counts) {
-            let GroupPlan { name, tag, from_first, .. } = &group.plan;
-            for (queue, next) in reaches.iter().filter(|_| *from_first && tag.is_none()) {
+            let GroupPlan { name, tag, from_first, topics, .. } = &group.plan;
+            let wants = |queue: &MessageQueue| topics.contains(&queue.topic.as_str());
+            for (queue, next) in reaches.iter().filter(|(queue, _)| *from_first && tag.is_none() && wants(queue)) {
                 let done = group.lanes.get(queue).map_or(0, |lane| lane.done);
                 if done < *next {
                     return Some(format!("{name} has not processed {done} of {queue:?}, which reaches to {next}"));
@@ -373,6 +411,7 @@ impl Truth {
                 // Whatever was sent after a member has said that it has the queue.
                 let promised = *from_first || lane.and_then(|lane| lane.assigned_at).is_some_and(|at| at < sent.at);
                 if promised
+                    && wants(queue)
                     && tag.is_none_or(|tag| tag == sent.tag)
                     && !lane.is_some_and(|lane| lane.processed.contains(offset))
                 {
@@ -396,7 +435,12 @@ impl Truth {
                 End::Kept { queue, offset, attempts } => {
                     if found.get(&(queue.clone(), *offset)) != Some(&(id as u64)) {
                         let there = found.get(&(queue.clone(), *offset));
-                        stage.blame("receipt", format!("message {id} was kept at {queue:?} {offset}; there is {there:?}, it is at {places:?}"));
+                        stage.blame(
+                            "receipt",
+                            format!(
+                                "message {id} was kept at {queue:?} {offset}; there is {there:?}, it is at {places:?}"
+                            ),
+                        );
                     }
                     if places.len() > 1 {
                         stage.happened(Rare::TwoCopies);
@@ -437,7 +481,15 @@ impl Truth {
 }
 
 impl Sent {
-    pub(crate) fn new(by: Who, topic: &'static str, tag: &'static str, len: usize, at: u64, until: u64, end: End) -> Self {
+    pub(crate) fn new(
+        by: Who,
+        topic: &'static str,
+        tag: &'static str,
+        len: usize,
+        at: u64,
+        until: u64,
+        end: End,
+    ) -> Self {
         Self { by, topic, tag, len, at, until, end, handed: false }
     }
 }
