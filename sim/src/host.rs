@@ -25,6 +25,10 @@ impl Directory {
         self.by_address.insert(address.to_string(), node);
     }
 
+    pub(crate) fn node_at(&self, address: &str) -> Option<NodeId> {
+        self.by_address.get(address).copied()
+    }
+
     pub(crate) fn address(&self, node: NodeId) -> SocketAddr {
         self.addresses[node.0]
     }
@@ -146,21 +150,25 @@ impl<C: Core> Host<C> {
                     ended.push(link);
                     self.event(stage, Event::Closed { conn });
                 }
-                News::Frame { bytes, asked: true, .. } => self.request(stage, conn, &bytes),
-                News::Frame { bytes, asked: false, .. } => self.answer(stage, &bytes),
+                News::Frame { bytes, .. } => self.frame(stage, conn, &bytes),
                 News::DialledClosed { accepted } => self.dialled_closed(stage, link, accepted),
             }
         }
         ended
     }
 
-    fn request(&mut self, stage: &mut Stage, conn: Conn, bytes: &[u8]) {
-        let frame = match open(bytes) {
-            Ok(frame) => frame,
-            Err(why) => return stage.blame("codec", format!("a frame that we wrote cannot be read: {why}")),
-        };
+    /// Requests may come on a connection that this node dialled, too: the frame says what it is.
+    fn frame(&mut self, stage: &mut Stage, conn: Conn, bytes: &[u8]) {
+        match open(bytes) {
+            Ok(frame) if frame.is_response() => self.answer(stage, &frame),
+            Ok(frame) => self.request(stage, conn, &frame),
+            Err(why) => stage.blame("codec", format!("a frame that we wrote cannot be read: {why}")),
+        }
+    }
+
+    fn request(&mut self, stage: &mut Stage, conn: Conn, frame: &Frame<'_>) {
         let from = frame.caller(conn);
-        match Request::read(&frame) {
+        match Request::read(frame) {
             Ok(request) => {
                 let pull = match &request {
                     Request::Pull(pull) if pull.subscription.as_deref() == Some("*") => {
@@ -178,14 +186,10 @@ impl<C: Core> Host<C> {
         }
     }
 
-    fn answer(&mut self, stage: &mut Stage, bytes: &[u8]) {
-        let frame = match open(bytes) {
-            Ok(frame) => frame,
-            Err(why) => return stage.blame("codec", format!("an answer that we wrote cannot be read: {why}")),
-        };
+    fn answer(&mut self, stage: &mut Stage, frame: &Frame<'_>) {
         // An answer to a call that was given up before is nobody's.
         if let Some(calling) = self.calls.remove(&frame.opaque) {
-            let outcome = Ok(Response::read(&frame));
+            let outcome = Ok(Response::read(frame));
             self.event(stage, Event::Answered { call: calling.call, outcome });
         }
     }
@@ -320,6 +324,7 @@ impl<C: Core> Host<C> {
             return None;
         }
         let link = LinkId(to.conn.0);
+        let dialled = self.dialled.values().any(|known| *known == link);
         let Some(Asked { code, at, .. }) = self.asked.remove(&(to.conn, to.opaque)) else {
             if net.open_at_acceptor(link) && !self.inbox.iter().any(|(on, _)| *on == link) {
                 let (conn, opaque) = (to.conn, to.opaque);
@@ -346,7 +351,7 @@ impl<C: Core> Host<C> {
         if to.conn == self.probe {
             self.probed = open(&bytes).ok().map(|frame| Response::read(&frame));
         } else {
-            net.send(stage, link, true, bytes);
+            net.send(stage, link, !dialled, bytes);
         }
         Some(Left::Answered { link, code, response_code: response.code })
     }
@@ -370,7 +375,7 @@ impl<C: Core> Host<C> {
         self.probed = None;
         let peer = SocketAddr::from(([10, 0, 3, 1], 50_000));
         self.event(stage, Event::Opened { conn: self.probe, peer });
-        self.request(stage, self.probe, &to_bytes(1, form, false, request));
+        self.frame(stage, self.probe, &to_bytes(1, form, false, request));
     }
 
     /// A tool asks, and will have its answer when [`Left::Answered`] names this link.
@@ -378,7 +383,7 @@ impl<C: Core> Host<C> {
         let link = net.unused_link();
         let peer = SocketAddr::from(([10, 0, 3, 2], 50_000));
         self.event(stage, Event::Opened { conn: Conn(link.0), peer });
-        self.request(stage, Conn(link.0), &to_bytes(1, Form::Json, false, request));
+        self.frame(stage, Conn(link.0), &to_bytes(1, Form::Json, false, request));
         link
     }
 

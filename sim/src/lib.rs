@@ -30,7 +30,25 @@ mod stage;
 mod trace;
 mod universe;
 mod workload;
+mod world;
 
 pub use stage::Violation;
-pub use trace::{Counts, RARE};
-pub use universe::{Report, run};
+pub use trace::{Counts, OF_CLIENTS, RARE};
+pub use universe::Report;
+
+/// Which kind of world a seed stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Servers, and scripted clients at the level of the protocol.
+    Universe,
+    /// Servers, and the cores of real clients.
+    World,
+}
+
+/// Runs one seed. With `print`, every line of the trace goes to standard output.
+pub fn run(kind: Kind, seed: u64, print: bool) -> Report {
+    match kind {
+        Kind::Universe => universe::run(seed, print),
+        Kind::World => world::run(seed, print),
+    }
+}

@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
-use keepmq_sim::{RARE, Report, Violation};
+use keepmq_sim::{Kind, OF_CLIENTS, RARE, Report, Violation};
 use keepmq_world::planted;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,6 +30,9 @@ enum Verb {
     Replay {
         /// The seed.
         seed: u64,
+        /// It stands for a world of real clients.
+        #[arg(long)]
+        world: bool,
         /// Prints every event.
         #[arg(long)]
         trace: bool,
@@ -43,6 +46,9 @@ enum Verb {
 
 #[derive(clap::Args)]
 struct Run {
+    /// Worlds of real clients, instead of universes of scripted ones.
+    #[arg(long)]
+    world: bool,
     /// How many seeds.
     #[arg(long, default_value_t = 200)]
     seeds: u64,
@@ -70,6 +76,9 @@ struct Run {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Results {
+    /// The seeds stand for worlds of real clients.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    world: bool,
     commit: String,
     from: u64,
     seeds: u64,
@@ -82,6 +91,19 @@ struct Results {
 
 /// Seeds whose hashes are kept: one in so many.
 const KEPT: u64 = 100;
+/// The planted bugs of clients.
+const OF_CLIENT: [&str; 10] = [
+    "responses-swapped",
+    "retry-without-time",
+    "close-drops-in-flight",
+    "empty-route-accepted",
+    "unknown-taken-for-ok",
+    "offset-before-processing",
+    "pull-started-twice",
+    "last-offset-skips",
+    "removed-queue-still-delivers",
+    "later-moves-offset",
+];
 /// Violations that are printed.
 const SHOWN: usize = 20;
 
@@ -90,7 +112,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let done = match Command::parse().verb {
         Verb::Run(run) => run.run(),
-        Verb::Replay { seed, trace } => replay(seed, trace),
+        Verb::Replay { seed, world, trace } => replay(kind(world), seed, trace),
         Verb::Check { file } => check(&file),
     };
     match done {
@@ -104,8 +126,8 @@ fn main() -> ExitCode {
 }
 
 /// One seed; an assertion that fails in it is a violation.
-fn run_seed(seed: u64, print: bool) -> Report {
-    let caught = catch_unwind(AssertUnwindSafe(|| keepmq_sim::run(seed, print)));
+fn run_seed(kind: Kind, seed: u64, print: bool) -> Report {
+    let caught = catch_unwind(AssertUnwindSafe(|| keepmq_sim::run(kind, seed, print)));
     caught.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
@@ -115,13 +137,24 @@ fn run_seed(seed: u64, print: bool) -> Report {
     })
 }
 
-fn how_to_replay(violation: &Violation) -> String {
+fn kind(world: bool) -> Kind {
+    if world { Kind::World } else { Kind::Universe }
+}
+
+fn how_to_replay(kind: Kind, violation: &Violation) -> String {
     let text = violation.to_string();
     let short: Vec<&str> = text.lines().take(4).collect();
-    format!("{}\n  cargo run --profile sim -p keepmq-sim -- replay {} --trace", short.join("\n"), violation.seed)
+    let world = if kind == Kind::World { "--world " } else { "" };
+    format!("{}\n  cargo run --profile sim -p keepmq-sim -- replay {world}{} --trace", short.join("\n"), violation.seed)
 }
 
 impl Run {
+    /// A planted bug of a client only shows where there are real ones.
+    fn kind(&self) -> Kind {
+        let of_client = self.planted.as_ref().is_some_and(|bug| OF_CLIENT.contains(&bug.as_str()));
+        kind(self.world || of_client)
+    }
+
     fn run(&self) -> Result<bool> {
         ensure!(self.seeds > 0 && self.jobs > 0, "a run needs at least one seed and one thread");
         if let Some(bug) = &self.planted {
@@ -131,7 +164,7 @@ impl Run {
         let begun = Instant::now();
         let reports = self.all_seeds();
         if let Some(bug) = &self.planted {
-            return Ok(tell_planted(bug, &reports));
+            return Ok(tell_planted(self.kind(), bug, &reports));
         }
         let results = self.results(&reports);
         let seconds = begun.elapsed().as_secs_f64();
@@ -141,7 +174,7 @@ impl Run {
             println!("{count:>10} × {name}");
         }
         let violations: Vec<_> = reports.iter().filter_map(|report| report.violation.as_ref()).collect();
-        violations.iter().take(SHOWN).for_each(|violation| println!("{}", how_to_replay(violation)));
+        violations.iter().take(SHOWN).for_each(|violation| println!("{}", how_to_replay(self.kind(), violation)));
         println!("{} violations", violations.len());
         let never: Vec<_> = results.sometimes.iter().filter(|(_, count)| **count == 0).map(|(name, _)| name).collect();
         if self.require_sometimes && !never.is_empty() {
@@ -168,7 +201,7 @@ impl Run {
                         if seed >= end || seed > found.load(Ordering::Relaxed) {
                             return;
                         }
-                        let report = run_seed(seed, false);
+                        let report = run_seed(self.kind(), seed, false);
                         if self.planted.is_some() && report.violation.is_some() {
                             found.fetch_min(seed, Ordering::Relaxed);
                         }
@@ -184,13 +217,16 @@ impl Run {
 
     fn results(&self, reports: &[Report]) -> Results {
         let mut sometimes: BTreeMap<String, u64> = BTreeMap::new();
+        let of_clients = self.kind() == Kind::World;
+        let own = |(nth, _): &(usize, _)| (*nth >= OF_CLIENTS) == of_clients;
         for report in reports {
-            for (name, count) in RARE.iter().zip(report.counts) {
+            for (name, count) in RARE.iter().zip(report.counts).enumerate().filter(own).map(|(_, rare)| rare) {
                 *sometimes.entry((*name).to_owned()).or_default() += count;
             }
         }
         let kept = reports.iter().filter(|report| report.seed % KEPT == 0);
         Results {
+            world: of_clients,
             commit: self.commit.clone(),
             from: self.from,
             seeds: self.seeds,
@@ -205,17 +241,17 @@ impl Run {
     }
 }
 
-fn tell_planted(bug: &str, reports: &[Report]) -> bool {
+fn tell_planted(kind: Kind, bug: &str, reports: &[Report]) -> bool {
     match reports.iter().find_map(|report| report.violation.as_ref()) {
-        Some(violation) => println!("{bug}: found by {}", how_to_replay(violation)),
+        Some(violation) => println!("{bug}: found by {}", how_to_replay(kind, violation)),
         None => println!("{bug}: not found in {} seeds", reports.len()),
     }
     reports.iter().any(|report| report.violation.is_some())
 }
 
-fn replay(seed: u64, trace: bool) -> Result<bool> {
-    let report = run_seed(seed, trace);
-    let again = run_seed(seed, false);
+fn replay(kind: Kind, seed: u64, trace: bool) -> Result<bool> {
+    let report = run_seed(kind, seed, trace);
+    let again = run_seed(kind, seed, false);
     println!("seed {seed}: {} events, hash {:016x}", report.events, report.hash);
     ensure!(
         report.hash == again.hash,
@@ -240,7 +276,7 @@ fn check(file: &PathBuf) -> Result<bool> {
     let step = results.hashes.len().div_ceil(10);
     let mut same = true;
     for (seed, wanted) in results.hashes.iter().step_by(step) {
-        let got = format!("{:016x}", run_seed(*seed, false).hash);
+        let got = format!("{:016x}", run_seed(kind(results.world), *seed, false).hash);
         same &= got == *wanted;
         println!("seed {seed}: {got}{}", if got == *wanted { "" } else { " is not what the file says" });
     }

@@ -21,10 +21,9 @@ pub(crate) struct Arrival {
 pub(crate) enum News {
     /// Somebody has connected.
     Opened { peer: NodeId },
-    /// A frame on a connection that this node accepted (`asked`) or dialled.
+    /// A frame on a connection that this node accepted or dialled.
     Frame {
         bytes: Vec<u8>,
-        asked: bool,
         /// Life of the process at the other end.
         by: u32,
     },
@@ -195,7 +194,7 @@ impl Net {
                 Some(Arrival { node, link: id, news: News::Opened { peer: dialler } })
             }
             Item::Frame(bytes) if listens && end.open => {
-                Some(Arrival { node, link: id, news: News::Frame { bytes, asked: to_acceptor, by } })
+                Some(Arrival { node, link: id, news: News::Frame { bytes, by } })
             }
             Item::Fin if listens && end.open => {
                 end.open = false;

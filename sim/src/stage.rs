@@ -5,6 +5,7 @@ use crate::groups::Change;
 use crate::member::Leave;
 use crate::net::LinkId;
 use crate::trace::{Counts, RARE, Rare, Trace};
+use crate::world::WorldDue;
 use keepmq_broker::Serve;
 use keepmq_nameserver::KvSaved;
 use keepmq_protocol::seam::CallId;
@@ -66,6 +67,8 @@ pub(crate) enum Due {
     Heal,
     /// Look whether the clients have finished.
     Review,
+    /// Something that only happens in the world of clients.
+    World(WorldDue),
 }
 
 /// A checker has found something.

@@ -126,7 +126,35 @@ rare! {
     LockRefused = "a lock was refused",
     LockPassedOn = "a lock passed from one member to another",
     GroupSettled = "the members of a group agreed again",
+    SentElsewhere = "a send that one broker did not take was kept by another",
+    UnknownFound = "a message whose end was unknown was found",
+    UnknownAbsent = "a message whose end was unknown was not found",
+    TwoCopies = "a send that was tried again left two copies",
+    SendRefused = "a send was refused",
+    WindowFull = "a send was refused because too many were under way",
+    ClosedInFlight = "a producer was closed with sends in flight",
+    ProducerCrashed = "a producer crashed with sends in flight",
+    OnewayKept = "a oneway message was kept",
+    BatchReceipts = "a batch gave a receipt for each message",
+    CompressedDelivered = "a compressed message was delivered",
+    LostWhileRunning = "a queue was given away while a listener ran",
+    LaterThenSuccess = "a message that a listener wanted later was processed",
+    RepeatedAfterCrash = "a message came again because a consumer had crashed",
+    RepeatedAfterRebalance = "a message came again because its queue had passed on",
+    RepeatedUncommitted = "a message came again because a closed consumer could not commit it",
+    ClosedUncommitted = "a consumer was closed that could not commit",
+    CommitLowered = "a member that came late lowered its group's offset",
+    MemberPaused = "a consumer stood still for longer than it is remembered",
+    ProducerPaused = "a producer stood still",
+    RouteKept = "a route was kept while name servers knew nothing",
+    TopicOfFirstMessage = "the first message created a topic",
+    BeganAtEnd = "a new group began behind the last message",
+    CommitSettled = "a closed consumer's offsets were found at the broker",
+    PulledByHand = "a pull consumer read a queue to its end",
 }
+
+/// The first of [`RARE`] that only the world of clients has; it has none of the others.
+pub const OF_CLIENTS: usize = Rare::SentElsewhere as usize;
 
 /// How often each rare thing happened.
 pub type Counts = [u64; RARE.len()];

@@ -74,7 +74,7 @@ macro_rules! lent {
 }
 
 /// Runs one seed. With `print`, every line of the trace goes to standard output.
-pub fn run(seed: u64, print: bool) -> Report {
+pub(crate) fn run(seed: u64, print: bool) -> Report {
     let mut chance = Chance::new(seed);
     let scenario = Scenario::new(&mut chance.fork());
     let mut universe = Universe::new(seed, scenario, &mut chance, print);
@@ -276,6 +276,7 @@ impl Universe {
             Due::Chaos(chaos) => self.chaos(chaos),
             Due::Heal => self.heal(),
             Due::Review => self.review(),
+            Due::World(due) => unreachable!("{due:?} is of the world of clients"),
         }
     }
 
@@ -689,7 +690,7 @@ impl Universe {
     }
 }
 
-fn facts(broker: &BrokerNode) -> BrokerFacts<'_> {
+pub(crate) fn facts(broker: &BrokerNode) -> BrokerFacts<'_> {
     let life = broker.life().filter(|_| broker.serves());
     BrokerFacts { node: broker.node, name: broker.name(), address: broker.address(), life }
 }

@@ -1,6 +1,6 @@
 use super::process_queue::Limits;
 use super::questions::{Terms, place, read_place};
-use super::queues::{Lent, Queues};
+use super::queues::{Lent, Marks, Queues};
 use super::{ConsumeFrom, Subscription, Verdict};
 use crate::RouteError;
 use crate::config::ClientConfig;
@@ -93,7 +93,8 @@ pub enum PullCommand {
         /// At most so long, when there are none.
         wait: Duration,
     },
-    /// Keep for the group how far it was polled. Answer: [`PullWork::Committed`].
+    /// Keep for the group how far it was polled until now; what is polled later is for the next one. Answer:
+    /// [`PullWork::Committed`].
     Commit {
         /// Names the answer.
         id: u64,
@@ -168,8 +169,10 @@ struct Commits {
     /// For whom the round is.
     ids: Vec<u64>,
     calls: BTreeSet<CallId>,
-    /// Who came meanwhile.
+    /// Who came meanwhile, and how far each queue was polled when the last of them came: what was polled since is in nobody's
+    /// hands yet.
     waiting: Vec<u64>,
+    upto: Marks,
 }
 
 impl PullConsumer {
@@ -219,7 +222,10 @@ impl PullConsumer {
             }
             PullCommand::Seek { id, queue, to } => self.seek(id, queue, to),
             PullCommand::Poll { id, max, wait } => self.polls.push(Poll { id, max, until: now + wait }),
-            PullCommand::Commit { id } if self.has_group => self.commits.waiting.push(id),
+            PullCommand::Commit { id } if self.has_group => {
+                self.commits.waiting.push(id);
+                self.commits.upto = self.queues.marks();
+            }
             PullCommand::Commit { id } => {
                 let outcome = Err("this consumer reads for no group: there is nothing to commit".to_owned());
                 self.cx.work(PullWork::Committed { id, outcome });
@@ -341,7 +347,8 @@ impl PullConsumer {
         if commits.ids.is_empty() && !commits.waiting.is_empty() {
             commits.ids = std::mem::take(&mut commits.waiting);
             let mut lent = Lent { routes: &mut self.routes, heartbeats: None };
-            commits.calls = self.queues.commit(&mut lent, &mut self.cx).into_iter().collect();
+            let upto = std::mem::take(&mut commits.upto);
+            commits.calls = self.queues.commit(Some(&upto), &mut lent, &mut self.cx).into_iter().collect();
             if commits.calls.is_empty() {
                 self.commit();
             }

@@ -350,7 +350,7 @@ impl PushConsumer {
         let mut lent = Lent { routes: &mut self.routes, heartbeats: Some(&self.heartbeats) };
         self.queues.on_time(&mut lent, &mut self.cx);
         if self.commit_at <= now {
-            self.queues.commit(&mut lent, &mut self.cx);
+            self.queues.commit(None, &mut lent, &mut self.cx);
             let closing = matches!(self.phase, Phase::Committing { .. });
             self.commit_at = now + if closing { COMMIT_AGAIN } else { self.config.commit_every };
         }
@@ -384,7 +384,7 @@ impl PushConsumer {
         {
             self.phase = Phase::Committing { until: now + self.config.client.api_timeout };
             let mut lent = Lent { routes: &mut self.routes, heartbeats: Some(&self.heartbeats) };
-            self.queues.commit(&mut lent, &mut self.cx);
+            self.queues.commit(None, &mut lent, &mut self.cx);
             self.commit_at = now + COMMIT_AGAIN;
         }
         if let Phase::Committing { until } = self.phase

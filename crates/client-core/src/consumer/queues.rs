@@ -42,6 +42,9 @@ impl Lent<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Generation(u64);
 
+/// A place in each queue, by its assignment.
+pub(crate) type Marks = BTreeMap<Generation, QueueOffset>;
+
 /// All queues that are assigned.
 pub(crate) struct Queues {
     terms: Terms,
@@ -505,13 +508,29 @@ impl Queues {
         }
     }
 
-    /// Commits what is processed and not committed, of all queues. The calls that this takes.
+    /// How far each queue may be committed now.
+    pub(crate) fn marks(&self) -> Marks {
+        let mark = |(generation, reading): (&Generation, &Reading)| match &reading.stage {
+            Stage::Starting(_) => None,
+            Stage::Reading(span) => Some((*generation, span.committable())),
+        };
+        self.readings.iter().filter_map(mark).collect()
+    }
+
+    /// Commits what is processed and not committed, of all queues; with marks, no further than those. The calls that this takes.
     ///
     /// It asks and hears: a commit that nobody confirms may be lost without anybody knowing.
-    pub(crate) fn commit<W>(&mut self, lent: &mut Lent<'_>, cx: &mut Cx<W>) -> Vec<CallId> {
+    pub(crate) fn commit<W>(&mut self, marks: Option<&Marks>, lent: &mut Lent<'_>, cx: &mut Cx<W>) -> Vec<CallId> {
         let mut calls = Vec::new();
         for (generation, reading) in &mut self.readings {
-            let Some(upto) = reading.dirty(&self.terms).filter(|_| reading.committing.is_none()) else { continue };
+            let Some(mut upto) = reading.dirty(&self.terms).filter(|_| reading.committing.is_none()) else { continue };
+            if let Some(marks) = marks {
+                let Some(mark) = marks.get(generation) else { continue };
+                upto = upto.min(*mark);
+                if reading.committed.is_some_and(|committed| committed >= upto) {
+                    continue;
+                }
+            }
             let route = lent.routes.known(&reading.queue.topic);
             let Some(master) = route.and_then(|route| route.master(&reading.queue.broker)) else {
                 lent.routes.want(&reading.queue.topic, cx);
