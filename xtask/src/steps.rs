@@ -212,8 +212,17 @@ fn interop(tally: &mut Tally) -> Result<()> {
     }
     let golden = target().join("golden");
     let words = format!("run --quiet -p keepmq-protocol --example golden_ours {}", golden.display());
-    if build(tally, "interop: writing golden files", &words)? {
-        proving(tally, &format!("interop --golden {}", golden.display()))?;
+    if build(tally, "interop: writing golden files", &words)?
+        && build(tally, "interop: build of the program for our client", "build --quiet --release -p keepmq-interop")?
+    {
+        let ours = target().join("release/keepmq-interop");
+        let mut words = format!("interop --golden {} --ours {}", golden.display(), ours.display());
+        // RocketMQ's own servers; where the script is missing, their checks are skipped by name.
+        let servers = root().join("../shared/bench/java-peer/java-peer.sh");
+        if servers.is_file() {
+            words.push_str(&format!(" --java-servers {}", servers.display()));
+        }
+        proving(tally, &words)?;
     }
     acceptance(tally)
 }

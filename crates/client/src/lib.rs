@@ -58,3 +58,4 @@ pub use keepmq_client_core::{
 };
 pub use keepmq_protocol::body::{ClusterInfo, SubscriptionGroup, TopicConfig};
 pub use keepmq_protocol::{BrokerName, MessageQueue, QueueOffset, Topic};
+pub use keepmq_world::Timestamp;

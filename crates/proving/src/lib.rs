@@ -23,6 +23,7 @@ pub mod good;
 pub mod hostile;
 pub mod idle;
 pub mod interop;
+mod java_servers;
 pub mod kills;
 pub mod load;
 pub mod overload;

@@ -59,6 +59,7 @@ pub enum SeekTo {
     /// Behind the last one that is there.
     End,
     /// The first one that was stored then or later.
+    /// Brokers of RocketMQ 4.9 answer with the message that is nearest in time, which may be an earlier one.
     Timestamp(Timestamp),
 }
 
