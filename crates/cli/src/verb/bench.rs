@@ -3,6 +3,7 @@
 use crate::args::Connect;
 use crate::interrupt::Interrupt;
 use crate::problem;
+use crate::table::say;
 use clap::{Args, Subcommand};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -255,14 +256,13 @@ async fn consume(consume: &Consume) -> Result<(), Failure> {
     let rate = count as f64 / secs.max(1e-9);
     let mib = bytes as f64 / secs.max(1e-9) / f64::from(1 << 20);
     if consume.common.json {
-        println!(
-            "{}",
+        say(&format!(
+            "{}\n",
             json!({"what": "consume", "by": consume.by, "n": count, "secs": secs, "rate": rate, "mib_per_s": mib, "err": 0})
-        );
+        ))
     } else {
-        println!("{count} messages in {secs:.2} s: {rate:.0} a second, {mib:.0} MiB/s");
+        say(&format!("{count} messages in {secs:.2} s: {rate:.0} a second, {mib:.0} MiB/s\n"))
     }
-    Ok(())
 }
 
 /// A group that nobody else has, so that it begins at the beginning.
@@ -504,21 +504,20 @@ fn report(seen: &Seen, secs: f64, words: serde_json::Value, as_json: bool) -> Re
         if let (Some(line), serde_json::Value::Object(figures)) = (line.as_object_mut(), figures) {
             line.extend(figures);
         }
-        println!("{line}");
+        say(&format!("{line}\n"))?;
     } else {
         let ms = |us: u64| format!("{:.2} ms", us as f64 / 1e3);
-        println!(
-            "{count} messages in {secs:.2} s: {rate:.0} a second; {} refused, {} unknown",
-            inner.refused, inner.unknown
-        );
-        println!(
-            "latency  p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
+        say(&format!(
+            "{count} messages in {secs:.2} s: {rate:.0} a second; {} refused, {} unknown\n\
+             latency  p50 {}  p90 {}  p99 {}  p99.9 {}  max {}\n",
+            inner.refused,
+            inner.unknown,
             ms(at(0.5)),
             ms(at(0.9)),
             ms(at(0.99)),
             ms(at(0.999)),
             ms(inner.latencies.max())
-        );
+        ))?;
     }
     if failed == 0 && count > 0 {
         return Ok(());
