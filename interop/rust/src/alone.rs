@@ -146,7 +146,7 @@ impl Alone<'_> {
         let long = "a body that is compressed ".repeat(10_000);
         receipts.push(self.producer.send(Message::new(&topic, long.clone())?.keys(["key-140"])?).await?);
         for number in 141..151 {
-            self.producer.send_oneway(Self::message(&topic, number)?);
+            self.producer.send_oneway(Self::message(&topic, number)?)?;
         }
         let places: BTreeSet<_> = receipts.iter().map(|receipt| (receipt.queue.clone(), receipt.offset)).collect();
         let ids: BTreeSet<_> = receipts.iter().map(|receipt| &receipt.message_id).collect();
