@@ -364,7 +364,7 @@ impl Producing {
         match self.closing.take() {
             None => lent.stage.blame("exit", format!("producer {node:?} ends by itself")),
             Some(Closing { must_end_by, again }) => {
-                if now > must_end_by.max(self.machine.still_until + SECOND / 10) {
+                if now > must_end_by.max(self.machine.still_until + SECOND) {
                     lent.stage.blame("in-time", format!("{node:?} ends {} ns late", now - must_end_by));
                 }
                 if let Some(long) = again {

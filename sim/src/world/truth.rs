@@ -79,6 +79,8 @@ struct Lane {
     /// The highest offset that somebody has committed, and when somebody else has sent a lower one behind it.
     highest: u64,
     lowered_at: Option<u64>,
+    /// Who has committed last, and when.
+    last_commit: Option<(Who, u64)>,
     /// When some member was the first to say that the queue is its.
     assigned_at: Option<u64>,
 }
@@ -260,8 +262,8 @@ impl Truth {
             let next = *lane.next.get_or_insert(*offset);
             let in_order = if whole { *offset == next } else { *offset >= next };
             if *offset < next && first_pin.is_some_and(|pin| pin <= *offset) {
-                // Two members have found a beginning, and the lower one holds.
-                (lane.start, lane.done) = (Some(*offset), *offset);
+                // Two members have found a beginning each. What lies between was sent before anybody had the queue.
+                return;
             } else if !in_order {
                 stage.blame("order", format!("{} is the first; {next} was to be the next", text()));
             }
@@ -346,10 +348,14 @@ impl Truth {
         if lane.start.is_none() {
             (lane.start, lane.next, lane.done) = (Some(offset), Some(offset), offset);
         }
+        let other = lane.last_commit.replace((who, now)).filter(|(last, at)| *last != who && at + LATE > now);
         if offset < lane.highest {
             // A member that has given the queue away, or has not heard of it yet, comes late: RocketMQ's brokers take the
             // lower offset, and messages are repeated. What was lowered stays so until the next commit.
             stage.happened(Rare::CommitLowered);
+            lane.lowered_at = Some(now);
+        } else if other.is_some() && offset > lane.highest {
+            // That one's commit, which is lower, may come behind this one.
             lane.lowered_at = Some(now);
         } else if lane.lowered_at.is_some_and(|at| at + LATE < now) {
             lane.lowered_at = None;
