@@ -1,6 +1,6 @@
 //! `keepmq consume`: look at a topic, or consume it as a member of a group.
 
-use crate::args::{Connect, time};
+use crate::args::{Connect, duration, time};
 use crate::cluster::Cluster;
 use crate::interrupt::Interrupt;
 use crate::load::{ends, wall};
@@ -23,11 +23,11 @@ const POLL: Duration = Duration::from_millis(500);
 const LEAVE: Duration = Duration::from_secs(5);
 
 /// Without a group: looks at what is there, and changes nothing. With one: joins it, and commits what has been printed.
-/// Ends on Ctrl-C, or when told by --count or --end.
+/// Ends on Ctrl-C, or when told by -n or --end.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  keepmq consume orders --end\n  keepmq consume orders --from -15m --tag 'created || paid'\n  \
-                        keepmq consume orders -g billing --count 10 -o ndjson"
+                        keepmq consume orders -g billing -n 10 -o ndjson"
 )]
 pub struct Consume {
     /// From where
@@ -43,13 +43,17 @@ pub struct Consume {
     #[arg(long, value_name = "TAGS", default_value = "*")]
     tag: String,
     /// Ends after so many messages
-    #[arg(long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N")]
     count: Option<u64>,
     /// Ends when everything has been read that was there at the start; without a group
     #[arg(short = 'e', long, conflicts_with = "group")]
     end: bool,
-    #[command(flatten)]
-    connect: Connect,
+    /// Name servers, host:port, several separated by semicolons; without a short form: here -n counts messages
+    #[arg(long = "namesrv", value_name = "NAMESRV[;NAMESRV]", env = "NAMESRV_ADDR", default_value = "127.0.0.1:9876")]
+    name_servers: String,
+    /// What one question may take: 500ms, 3s, 1m
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
+    timeout: Duration,
     /// Form of the result; JSON is one object a line
     #[arg(short = 'o', long = "output", value_name = "FORM", value_enum, default_value_t)]
     format: Format,
@@ -58,7 +62,8 @@ pub struct Consume {
 impl Consume {
     pub(crate) async fn run(&self, interrupt: &mut Interrupt) -> Result<(), Failure> {
         let topic = named(&self.topic)?;
-        interrupt.unless(async { Cluster::connect(&self.connect).await?.masters_of(&topic).await }).await?;
+        let connect = Connect { name_servers: self.name_servers.clone(), timeout: self.timeout };
+        interrupt.unless(async { Cluster::connect(&connect).await?.masters_of(&topic).await }).await?;
         match &self.group {
             None => self.browse(&topic, interrupt).await,
             Some(group) => self.join(group, interrupt).await,
@@ -66,7 +71,7 @@ impl Consume {
     }
 
     async fn browse(&self, topic: &Topic, interrupt: &mut Interrupt) -> Result<(), Failure> {
-        let builder = PullConsumer::builder(&self.connect.name_servers).subscribe(topic.as_str(), &self.tag);
+        let builder = PullConsumer::builder(&self.name_servers).subscribe(topic.as_str(), &self.tag);
         let puller = builder.start().await.map_err(|error| problem::start(&error))?;
         let read = interrupt.unless(self.read(&puller, topic)).await;
         puller.close().await;
@@ -75,10 +80,10 @@ impl Consume {
 
     async fn read(&self, puller: &PullConsumer, topic: &Topic) -> Result<(), Failure> {
         // The end of a queue also says that its broker can be reached.
-        let ends = tokio::time::timeout(self.connect.timeout, ends(puller, topic)).await;
+        let ends = tokio::time::timeout(self.timeout, ends(puller, topic)).await;
         let ends = match ends {
             Ok(ends) => ends.map_err(|error| unread(&error.to_string()))?,
-            Err(_) => return Err(unread(&format!("no broker has answered within {:?}", self.connect.timeout))),
+            Err(_) => return Err(unread(&format!("no broker has answered within {:?}", self.timeout))),
         };
         let mut left = BTreeMap::new();
         for (queue, end) in ends {
@@ -122,7 +127,7 @@ impl Consume {
                 if handed.is_ok() && done.await.is_ok() { Verdict::Success } else { Verdict::Later }
             }
         };
-        let builder = PushConsumer::builder(&self.connect.name_servers, group).subscribe(&self.topic, &self.tag);
+        let builder = PushConsumer::builder(&self.name_servers, group).subscribe(&self.topic, &self.tag);
         let builder = builder.from(self.from).listeners(1);
         let consumer = builder.start(listener).await.map_err(|error| problem::start(&error))?;
         let mut more = self.count.unwrap_or(u64::MAX);

@@ -91,6 +91,8 @@ struct Parcel {
     state: State,
     /// Requests that may have reached a broker.
     attempts: u32,
+    /// Those that count among the attempts that a send has.
+    counted: u32,
     /// Attempts since the last rest.
     in_turn: usize,
     rest: Duration,
@@ -295,6 +297,7 @@ impl Producer {
             until,
             state: State::Waiting,
             attempts: 0,
+            counted: 0,
             in_turn: 0,
             rest: REST,
             avoid: None,
@@ -337,12 +340,13 @@ impl Producer {
             return self.rest(id, parcel);
         };
         let left = parcel.until.since(now);
-        let more = parcel.attempts < self.config.retries;
+        let more = parcel.counted < self.config.retries;
         let time = if more { left.min(self.config.attempt_timeout) } else { left };
         let request = attempt::request(&self.config, &parcel.items, &queue, self.cx.now.wall);
         let call = self.cx.call(&address, request, now + time);
         self.report.retries += u64::from(parcel.attempts > 0);
         parcel.attempts += 1;
+        parcel.counted += 1;
         parcel.in_turn += 1;
         parcel.state = State::Asking { queue, since: now };
         self.calls.insert(call, id);
@@ -445,10 +449,13 @@ impl Producer {
             Ended::NotSent(why) => {
                 // It has reached nobody: no attempt.
                 parcel.attempts -= 1;
+                parcel.counted -= 1;
                 self.selector.failed(&queue.broker, now);
                 (None, why, true)
             }
-            Ended::Refused { code, why, again } => {
+            Ended::Refused { code, why, again, busy } => {
+                // It leaves no copy, and ends by itself: only the time bounds how often it is tried.
+                parcel.counted -= u32::from(busy);
                 self.selector.answered(&queue.broker, now.since(since), now);
                 (Some(code), why, again)
             }
@@ -462,7 +469,7 @@ impl Producer {
         if planted!("retry-without-time") {
             parcel.until = parcel.until.max(now + REST_MAX);
         }
-        if !again || parcel.attempts > self.config.retries || parcel.until <= now {
+        if !again || parcel.counted > self.config.retries || parcel.until <= now {
             return self.give_up(parcel);
         }
         self.routes.want(&queue.topic, &mut self.cx);
