@@ -473,8 +473,8 @@ impl World {
             Phase::Trouble | Phase::Over => {}
             Phase::Settling => {
                 let doubt = self.unsettled();
-                // Whoever has gone without a word is forgotten by then.
-                let forgotten = healed + MILLI * self.plan.servers.client_timeout_ms + 12 * SECOND;
+                // Whoever has gone without a word is forgotten by then: brokers look for them as often as that.
+                let forgotten = healed + 2 * MILLI * self.plan.servers.client_timeout_ms + 3 * SECOND;
                 match doubt {
                     None if now >= forgotten => {
                         self.stage.happened(Rare::GroupSettled);
