@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 
 	"github.com/apache/rocketmq-client-go/v2/rlog"
@@ -35,11 +36,20 @@ func main() {
 		"across":    acrossBegin,
 		"restarted": acrossEnd,
 	}
+	halves := map[string]func(*check, []string){
+		"peer-send":  peerSend,
+		"peer-take":  peerTake,
+		"peer-join":  peerJoin,
+		"peer-owns":  peerOwns,
+		"peer-leave": peerLeave,
+	}
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
-		run, known := commands[lines.Text()]
-		if known {
+		words := strings.Fields(lines.Text())
+		if run, known := commands[lines.Text()]; known {
 			command(lines.Text(), run)
+		} else if half, known := halves[words[0]]; known {
+			command(lines.Text(), func(c *check) { half(c, words[1:]) })
 		} else {
 			fmt.Printf("FAIL %s: there is no such command\n", lines.Text())
 		}
@@ -56,7 +66,10 @@ func command(name string, run func(*check)) {
 				c.name = name
 			}
 		}
-		c.end()
+		// Half of a pair checks nothing itself.
+		if c.name != "" {
+			c.end()
+		}
 	}()
 	run(c)
 }

@@ -19,7 +19,7 @@ pub(crate) enum Step {
     Sim,
     /// Real processes: kills, power cuts, bad input, overload, memory.
     Crash,
-    /// RocketMQ's own clients.
+    /// Clients: the examples of ours, and RocketMQ's own.
     Interop,
 }
 
@@ -196,6 +196,7 @@ fn crash(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
             tally,
             &format!("powercuts --count {power_cuts} --binary {} --planted ack-before-flush", binary.display()),
         )?;
+        proving(tally, &format!("tour --binary {} --planted ack-without-writing", binary.display()))?;
     }
     let night = *soak_minutes > 0;
     proving(tally, if night { "hostile --long" } else { "hostile" })?;
@@ -204,6 +205,8 @@ fn crash(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
     if night {
         proving(tally, &format!("soak --minutes {soak_minutes}"))?;
     }
+    proving(tally, "tour")?;
+    proving(tally, "prove")?;
     proving(tally, "dev")?;
     proving(tally, "rss")
 }
@@ -212,10 +215,23 @@ fn interop(tally: &mut Tally) -> Result<()> {
     if !build_product(tally, "interop")? {
         return Ok(());
     }
+    let words = "build --quiet --release -p keepmq-client --examples";
+    if build(tally, "interop: build of our client's examples", words)? {
+        proving(tally, &format!("examples --dir {}", target().join("release/examples").display()))?;
+    }
     let golden = target().join("golden");
     let words = format!("run --quiet -p keepmq-protocol --example golden_ours {}", golden.display());
-    if build(tally, "interop: writing golden files", &words)? {
-        proving(tally, &format!("interop --golden {}", golden.display()))?;
+    if build(tally, "interop: writing golden files", &words)?
+        && build(tally, "interop: build of the program for our client", "build --quiet --release -p keepmq-interop")?
+    {
+        let ours = target().join("release/keepmq-interop");
+        let mut words = format!("interop --golden {} --ours {}", golden.display(), ours.display());
+        // RocketMQ's own servers; where the script is missing, their checks are skipped by name.
+        let servers = root().join("../shared/bench/java-peer/java-peer.sh");
+        if servers.is_file() {
+            words.push_str(&format!(" --java-servers {}", servers.display()));
+        }
+        proving(tally, &words)?;
     }
     acceptance(tally)
 }

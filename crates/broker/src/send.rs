@@ -10,7 +10,7 @@ use keepmq_protocol::message::{BatchItem, UniqKey, batch, pairs, property, push,
 use keepmq_protocol::record::{Draft, PROPERTIES_MAX, crc};
 use keepmq_protocol::request::{Send, SendHeader};
 use keepmq_protocol::response::{ResponseHeader, SendReply};
-use keepmq_protocol::{RETRY_PREFIX, Response, ResponseCode, Topic};
+use keepmq_protocol::{QueueOffset, RETRY_PREFIX, Response, ResponseCode, Topic};
 use keepmq_store::{AppendError, Appended, Disk, MetaRecord};
 use keepmq_world::{Chance, Timestamp};
 use std::borrow::Cow;
@@ -108,7 +108,12 @@ impl Sending {
         let draft = draft(header, &target, &send.body, properties, added, peer, cx.config.address);
         check_properties(&draft)?;
         make_topic(target.new.as_ref(), cx)?;
-        let appended = cx.store.append(&draft, cx.now).map_err(|error| refused(&error, cx))?;
+        let appended = if keepmq_world::planted!("ack-without-writing") {
+            let (at, view) = (cx.store.appended(), cx.store.queue(&header.topic, target.queue_id));
+            Appended { at, end: at, queue_offset: view.map_or(QueueOffset(0), |view| view.max) }
+        } else {
+            cx.store.append(&draft, cx.now).map_err(|error| refused(&error, cx))?
+        };
         if keepmq_world::planted!("refusal-after-append")
             && let Some(why) = cx.pending.busy(cx.now.mono + cx.config.live.flush_timeout)
         {

@@ -45,3 +45,6 @@ pub use consumer::{
     Batch, ConsumeFrom, ConsumerReport, MessageModel, PullCommand, PullConfig, PullConsumer, PullWork, PushCommand,
     PushConfig, PushConsumer, PushWork, SeekTo, Subscription, Verdict,
 };
+
+#[cfg(test)]
+mod tests;

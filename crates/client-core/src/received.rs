@@ -298,7 +298,7 @@ pub(crate) mod tests {
         let torn = record(&q, 4, 0, b"torn", "")[..60].to_vec();
         let cases = [
             ("checksum", rotten),
-            ("bytes long", torn),
+            ("do not add up", torn),
             ("queue 0 of U", record(&queue("U", "b", 0), 4, 0, b"x", "")),
             ("queue 1 of T", record(&queue("T", "b", 1), 4, 0, b"x", "")),
             ("offset is 9", record(&q, 9, 0, b"x", "")),

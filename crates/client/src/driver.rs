@@ -8,8 +8,11 @@ use keepmq_protocol::seam::Core;
 use keepmq_world::Now;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 const LIMITS: NetLimits = NetLimits {
@@ -21,6 +24,8 @@ const LIMITS: NetLimits = NetLimits {
     unread_bytes: 256 << 20,
     idle: Duration::from_secs(120),
 };
+/// Clients that this process has started.
+static CLIENTS: AtomicU64 = AtomicU64::new(0);
 /// The thread runs shallow code.
 const STACK: usize = 512 << 10;
 
@@ -42,12 +47,15 @@ pub(crate) async fn complete(config: ClientConfig, name_servers: &str) -> Result
         }
     }
     // Names may have to be looked up, which blocks.
-    let host = tokio::task::spawn_blocking(move || local_address(&first)).await;
+    let runtime = Handle::try_current().map_err(|_| StartError::Runtime)?;
+    let host = runtime.spawn_blocking(move || local_address(&first)).await;
     let host = host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let seed = RandomState::new().hash_one(name_servers);
     let pid = std::process::id();
-    // The wall clock tells lives of a process id apart, the seed the clients of one process.
-    let client_id = format!("{host}@{pid}#{}{:04X}", now().wall, seed & 0xFFFF);
+    // The wall clock tells lives of a process id apart, the seed processes that have the same one in containers of theirs, the
+    // number the clients of one process.
+    let number = CLIENTS.fetch_add(1, Ordering::Relaxed);
+    let client_id = format!("{host}@{pid}#{}{:04X}-{number}", now().wall, seed & 0xFFFF);
     let bytes = match host {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -89,12 +97,16 @@ where
     let core = Mutex::new(core(now()));
     let (ended, end) = oneshot::channel();
     std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
-        if let Err(error) = shards.run(&core, hands) {
-            tracing::error!(%error, "a client has stopped: its thread could not go on");
-        }
+        // Whoever waits must hear of the end, whatever it is.
+        let outcome = catch_unwind(AssertUnwindSafe(|| shards.run(&core, hands)));
         at_end();
         // It says nothing: it ends.
         drop(ended);
+        match outcome {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "a client has stopped: its thread could not go on"),
+            Err(panic) => resume_unwind(panic),
+        }
     })?;
     Ok((inbox, end))
 }

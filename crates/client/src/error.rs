@@ -25,7 +25,7 @@ pub enum StartError {
         must: &'static str,
     },
     /// It was not started inside a tokio runtime.
-    #[error("there is no tokio runtime here to run listeners on: start the client inside one")]
+    #[error("there is no tokio runtime here: start the client inside one")]
     Runtime,
     /// The operating system gave no thread or no descriptor.
     #[error("the system does not let a client run: {0}. Look at the limits of processes and open files")]

@@ -30,6 +30,9 @@
 //!   [`Verdict::Later`].
 //! - What is closed says what it did. What is dropped instead ends at once, and logs what that cut off.
 //!
+//! Clients are started and awaited inside a tokio runtime of either kind, with its timers enabled (`enable_all`); listeners run
+//! there. Callbacks of [`Producer::send_async`] run on the producer's own thread, and must not block.
+//!
 //! Each producer and each consumer is a state machine of its own (`keepmq-client-core`) on a thread of its own with its own
 //! connections; two in one process share nothing. Decisions are made there, this crate only waits for them.
 #![forbid(unsafe_code)]
@@ -55,3 +58,4 @@ pub use keepmq_client_core::{
 };
 pub use keepmq_protocol::body::{ClusterInfo, SubscriptionGroup, TopicConfig};
 pub use keepmq_protocol::{BrokerName, MessageQueue, QueueOffset, Topic};
+pub use keepmq_world::Timestamp;

@@ -7,9 +7,10 @@ use keepmq_client_core::{
 use keepmq_net::{Hands, Inbox, Word};
 use keepmq_protocol::{ConsumerGroup, MessageQueue, Topic};
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, TryAcquireError, oneshot};
 use tokio::time::timeout;
 
@@ -119,6 +120,13 @@ struct Open {
     over: bool,
 }
 
+/// Room for a message under way. Whoever takes it out of the desk gives it back.
+struct Room {
+    pieces: u32,
+    /// Of the time of the send, when it had to wait.
+    left: Option<Duration>,
+}
+
 struct Waiting {
     pieces: u32,
     end: End,
@@ -152,23 +160,17 @@ impl Producer {
     /// # Errors
     /// As [`Producer::send`].
     pub async fn send_to(&self, message: Message, to: Target) -> Outcome {
-        let pieces = self.room(&message).await?;
+        let room = self.room(&message).await?;
         let (end, ended) = oneshot::channel();
-        self.post(message, to, pieces, End::Future(end));
+        self.post(message, to, room, End::Future(end));
         ended.await.unwrap_or_else(|_| Err(cut_off()))
     }
 
     /// Sends, and calls back with the end, on the producer's own thread: a callback must not block. Never waits: when there is
     /// no room the callback has a refusal before this returns.
     pub fn send_async(&self, message: Message, callback: impl FnOnce(Outcome) + Send + 'static) {
-        let desk = &self.shared.desk;
-        let pieces = desk.pieces_of(&message);
-        match desk.messages.try_acquire().and_then(|one| Ok((one, desk.pieces.try_acquire_many(pieces)?))) {
-            Ok((one, many)) => {
-                one.forget();
-                many.forget();
-                self.post(message, Target::Any, pieces, End::Callback(Box::new(callback)));
-            }
+        match self.shared.desk.try_room(&message) {
+            Ok(room) => self.post(message, Target::Any, room, End::Callback(Box::new(callback))),
             Err(TryAcquireError::Closed) => callback(Err(gone())),
             Err(TryAcquireError::NoPermits) => callback(Err(full())),
         }
@@ -176,20 +178,32 @@ impl Producer {
 
     /// Sends messages of one topic in as few requests as they fit in. Each has its own end, in their order; what went in one
     /// request is kept or refused as one.
+    ///
+    /// Waits for room as [`Producer::send`] does, until a message has waited in vain: it and all behind it that find none are
+    /// refused. Dropping the future gives up the answers, and those messages that have not found room yet.
     pub async fn send_batch(&self, messages: Vec<Message>) -> Vec<Outcome> {
         let mut ends = Vec::with_capacity(messages.len());
-        let mut batch = Vec::with_capacity(messages.len());
+        let mut batch = Vec::new();
+        let mut in_vain = false;
         for message in messages {
-            match self.room(&message).await {
-                Ok(pieces) => {
-                    let (end, ended) = oneshot::channel();
-                    batch.push((self.enter(pieces, End::Future(end)), message));
-                    ends.push(Ok(ended));
+            let room = match self.shared.desk.try_room(&message) {
+                Ok(room) => Ok(room),
+                Err(TryAcquireError::Closed) => Err(gone()),
+                Err(TryAcquireError::NoPermits) if in_vain => Err(full()),
+                Err(TryAcquireError::NoPermits) => {
+                    // What has gathered goes first: it is what takes the room, and nobody else would end it.
+                    self.tell_batch(&mut batch);
+                    self.room(&message).await
                 }
-                Err(error) => ends.push(Err(error)),
-            }
+            };
+            ends.push(room.map(|room| {
+                let (end, ended) = oneshot::channel();
+                batch.push((self.enter(room, End::Future(end)), message));
+                ended
+            }));
+            in_vain = in_vain || ends.last().is_some_and(Result::is_err);
         }
-        self.tell(ProducerCommand::SendBatch { messages: batch, to: Target::Any, timeout: None });
+        self.tell_batch(&mut batch);
         let mut outcomes = Vec::with_capacity(ends.len());
         for end in ends {
             outcomes.push(match end {
@@ -201,8 +215,19 @@ impl Producer {
     }
 
     /// Sends, and never hears of it: nothing is promised, not even that it leaves this process.
-    pub fn send_oneway(&self, message: Message) {
-        self.tell(ProducerCommand::SendOneway { message, to: Target::Any });
+    ///
+    /// # Errors
+    /// There is no room in the window, or the producer has ended: nothing was sent.
+    pub fn send_oneway(&self, message: Message) -> Result<(), SendError> {
+        match self.shared.desk.try_room(&message) {
+            // The room is given back when the message has been handed on.
+            Ok(_) => {
+                self.tell(ProducerCommand::SendOneway { message, to: Target::Any });
+                Ok(())
+            }
+            Err(TryAcquireError::Closed) => Err(gone()),
+            Err(TryAcquireError::NoPermits) => Err(full()),
+        }
     }
 
     /// The queues of a topic that take messages; none when the first message will create it.
@@ -210,22 +235,30 @@ impl Producer {
     /// # Errors
     /// No name server has answered, or none knows the topic and topics are not created by sends.
     pub async fn queues(&self, topic: &Topic) -> Queues {
-        let (end, ended) = oneshot::channel();
-        self.shared.desk.open().routes.push((topic.clone(), end));
+        let ended = {
+            let mut open = self.shared.desk.open();
+            let (end, ended) = oneshot::channel();
+            if !open.over {
+                open.routes.push((topic.clone(), end));
+            }
+            ended
+        };
         self.tell(ProducerCommand::Route { topic: topic.clone() });
-        ended.await.unwrap_or_else(|_| Err(RouteError::Unreachable(Vec::new())))
+        let gone = || RouteError::Unreachable(vec![("this producer".to_owned(), "it has ended".to_owned())]);
+        ended.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// Takes no more, ends what is under way within this time, fails the rest explicitly, and says what was done. A second
-    /// call ends at once, and has an empty report.
+    /// call ends at once, and has an empty report. Dropping the future gives up the report; the producer ends all the same.
     pub async fn close(&self, within: Duration) -> ProducerReport {
-        let (end, ended) = oneshot::channel();
-        {
+        let ended = {
             let mut open = self.shared.desk.open();
-            if !std::mem::replace(&mut open.closed, true) {
+            let (end, ended) = oneshot::channel();
+            if !std::mem::replace(&mut open.closed, true) && !open.over {
                 open.closing = Some(end);
             }
-        }
+            ended
+        };
         self.tell(ProducerCommand::Close { within });
         let report = ended.await.unwrap_or_default();
         let thread = self.shared.ended.lock().expect("nobody panics here").take();
@@ -237,9 +270,14 @@ impl Producer {
     }
 
     /// Waits until there is room for a message, and takes it.
-    async fn room(&self, message: &Message) -> Result<u32, SendError> {
+    async fn room(&self, message: &Message) -> Result<Room, SendError> {
         let Shared { desk, patience, .. } = &*self.shared;
-        let pieces = desk.pieces_of(message);
+        match desk.try_room(message) {
+            Ok(room) => return Ok(room),
+            Err(TryAcquireError::Closed) => return Err(gone()),
+            Err(TryAcquireError::NoPermits) => {}
+        }
+        let (pieces, begin) = (desk.pieces_of(message.body().len()), Instant::now());
         let acquired = timeout(*patience, async {
             let one = desk.messages.acquire().await.ok()?;
             Some((one, desk.pieces.acquire_many(pieces).await.ok()?))
@@ -248,19 +286,27 @@ impl Producer {
             Ok(Some((one, many))) => {
                 one.forget();
                 many.forget();
-                Ok(pieces)
+                Ok(Room { pieces, left: Some(patience.saturating_sub(begin.elapsed())) })
             }
             Ok(None) => Err(gone()),
             Err(_) => Err(full()),
         }
     }
 
-    fn post(&self, message: Message, to: Target, pieces: u32, end: End) {
-        let id = self.enter(pieces, end);
-        self.tell(ProducerCommand::Send { id, message, to, timeout: None });
+    fn post(&self, message: Message, to: Target, room: Room, end: End) {
+        let timeout = room.left;
+        let id = self.enter(room, end);
+        self.tell(ProducerCommand::Send { id, message, to, timeout });
     }
 
-    fn enter(&self, pieces: u32, end: End) -> SendId {
+    fn tell_batch(&self, batch: &mut Vec<(SendId, Message)>) {
+        if !batch.is_empty() {
+            let messages = std::mem::take(batch);
+            self.tell(ProducerCommand::SendBatch { messages, to: Target::Any, timeout: None });
+        }
+    }
+
+    fn enter(&self, Room { pieces, .. }: Room, end: End) -> SendId {
         let id = self.shared.last.fetch_add(1, Ordering::Relaxed);
         let over = {
             let mut open = self.shared.desk.open();
@@ -283,9 +329,18 @@ impl Desk {
         self.open.lock().expect("nobody panics while holding the desk")
     }
 
+    /// Takes room for a message, if there is some.
+    fn try_room(&self, message: &Message) -> Result<Room, TryAcquireError> {
+        let pieces = self.pieces_of(message.body().len());
+        let one = self.messages.try_acquire()?;
+        self.pieces.try_acquire_many(pieces)?.forget();
+        one.forget();
+        Ok(Room { pieces, left: None })
+    }
+
     /// A body larger than the window goes when nothing else is under way.
-    fn pieces_of(&self, message: &Message) -> u32 {
-        let pieces = message.body().len().div_ceil(PIECE);
+    fn pieces_of(&self, bytes: usize) -> u32 {
+        let pieces = bytes.div_ceil(PIECE);
         u32::try_from(pieces).unwrap_or(u32::MAX).min(self.pieces_max)
     }
 
@@ -297,6 +352,7 @@ impl Desk {
             let mut open = self.open();
             open.over = true;
             open.routes.clear();
+            open.closing = None;
             open.sends.keys().copied().collect()
         };
         for id in waiting {
@@ -304,14 +360,22 @@ impl Desk {
         }
     }
 
-    fn end(&self, id: u64, outcome: Outcome) {
-        let Some(Waiting { pieces, end }) = self.open().sends.remove(&id) else { return };
+    fn give_back(&self, pieces: u32) {
         self.messages.add_permits(1);
         self.pieces.add_permits(pieces as usize);
+    }
+
+    fn end(&self, id: u64, outcome: Outcome) {
+        let Some(Waiting { pieces, end }) = self.open().sends.remove(&id) else { return };
+        self.give_back(pieces);
         match end {
             // Whoever does not wait any more does not want to know.
             End::Future(end) => drop(end.send(outcome)),
-            End::Callback(callback) => callback(outcome),
+            End::Callback(callback) => {
+                if catch_unwind(AssertUnwindSafe(|| callback(outcome))).is_err() {
+                    tracing::error!("a callback of a send has panicked; the producer goes on");
+                }
+            }
         }
     }
 }
@@ -336,6 +400,7 @@ impl Hands<Core> for ProducerHands {
     fn work(&mut self, work: ProducerWork) -> Option<Word<ProducerCommand>> {
         match work {
             ProducerWork::Sent { id, outcome } => self.0.end(id.0, outcome),
+            ProducerWork::Told { bytes } => self.0.give_back(self.0.pieces_of(bytes)),
             ProducerWork::Routed { topic, outcome } => {
                 let mut open = self.0.open();
                 let asks = open.routes.extract_if(.., |(asked, _)| *asked == topic);

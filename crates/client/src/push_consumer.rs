@@ -94,7 +94,7 @@ impl PushConsumerBuilder {
         let listener: Arc<Listener> = Arc::new(move |messages| Box::pin(listener(messages)));
         let hands = |inbox| PushHands { desk: Arc::clone(&desk), group, listener, runtime, inbox };
         let core = |now| Core::new(config, now);
-        let (inbox, ended) = driver::drive("keepmq-consumer", core, hands, move || end.open().closing = None)?;
+        let (inbox, ended) = driver::drive("keepmq-consumer", core, hands, move || end.close())?;
         Ok(PushConsumer { inbox, desk, ended: Mutex::new(Some(ended)) })
     }
 }
@@ -119,11 +119,21 @@ struct Open {
     assigned: Vec<MessageQueue>,
     closed: bool,
     closing: Option<oneshot::Sender<ConsumerReport>>,
+    /// The thread has ended.
+    over: bool,
 }
 
 impl Desk {
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().expect("nobody panics while holding the desk")
+    }
+
+    /// The thread has ended: nobody waits for it any more.
+    fn close(&self) {
+        let mut open = self.open();
+        open.over = true;
+        open.closing = None;
+        open.assigned.clear();
     }
 }
 
@@ -140,15 +150,17 @@ impl PushConsumer {
     }
 
     /// Gives nothing more to listeners, waits within this time for those that run, commits, leaves the group, and says what
-    /// was done. A second call ends at once, and has an empty report.
+    /// was done. A second call ends at once, and has an empty report. Dropping the future gives up the report; the consumer
+    /// ends all the same.
     pub async fn close(&self, within: Duration) -> ConsumerReport {
-        let (end, ended) = oneshot::channel();
-        {
+        let ended = {
             let mut open = self.desk.open();
-            if !std::mem::replace(&mut open.closed, true) {
+            let (end, ended) = oneshot::channel();
+            if !std::mem::replace(&mut open.closed, true) && !open.over {
                 open.closing = Some(end);
             }
-        }
+            ended
+        };
         self.inbox.post(Word::Done(PushCommand::Close { within }));
         let report = ended.await.unwrap_or_default();
         let thread = self.ended.lock().expect("nobody panics here").take();
@@ -216,6 +228,9 @@ struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let Self { inbox, batch, verdict } = self;
+        if std::thread::panicking() {
+            tracing::error!("a listener has panicked: its messages come again later");
+        }
         inbox.post(Word::Done(PushCommand::Consumed { batch: *batch, verdict: *verdict }));
     }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Args, Parser, Subcommand, value_parser};
+use keepmq_cli::end_with_parent;
 use keepmq_server::config::{BROKER, BrokerSetup, Flag, NAME_SERVER, NameServerSetup, Settings};
 use keepmq_server::dev::Data;
 use keepmq_server::{ExitCode as Exit, Failure, Problem, broker, dev, log, nameserver};
@@ -18,6 +19,9 @@ struct Cli {
     /// separated by commas [default: RUST_LOG, else info]
     #[arg(long, global = true, value_name = "WHAT")]
     log: Option<String>,
+    /// The process that has started this one, and without which it shall not go on
+    #[arg(long, value_name = "PID", hide = true)]
+    end_with: Option<u32>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -30,6 +34,8 @@ enum Verb {
     Nameserver(Nameserver),
     /// A broker: keeps and delivers messages
     Broker(Broker),
+    #[command(flatten)]
+    Client(keepmq_cli::Verb),
 }
 
 #[derive(Debug, Args)]
@@ -80,15 +86,20 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            if !failure.problems.is_empty() {
+                eprintln!("{failure}");
+            }
             ExitCode::from(failure.exit as u8)
         }
     }
 }
 
 fn run(cli: &Cli) -> Result<(), Failure> {
-    // In `dev` people read what is printed; the log only has what they must know.
-    let level = if matches!(cli.verb, Verb::Dev(_)) { "warn" } else { "info" };
+    if let Some(parent) = cli.end_with {
+        end_with_parent(parent)?;
+    }
+    // Where people read what is printed, the log only has what they must know.
+    let level = if matches!(cli.verb, Verb::Nameserver(_) | Verb::Broker(_)) { "info" } else { "warn" };
     log::init(cli.log.as_deref(), level)?;
     #[cfg(feature = "planted")]
     keepmq_server::planted::arm_from_environment()?;
@@ -121,6 +132,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             }
             broker::run(BrokerSetup::new(settings)?)
         }
+        Verb::Client(verb) => keepmq_cli::run(verb),
     }
 }
 

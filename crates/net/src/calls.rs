@@ -8,6 +8,8 @@ const HELD_CALLS: usize = 1024;
 const HELD_BYTES: usize = 32 << 20;
 /// Connections that may be in the making at once: each is a thread.
 const DIALS: usize = 64;
+/// The number of what nobody answers: nobody looks for it.
+pub(crate) const UNANSWERED: i32 = 0;
 
 /// Calls under way, and the peers they go to.
 ///
@@ -43,8 +45,8 @@ enum Peer {
 /// What to do for a call that was started.
 #[derive(Debug)]
 pub(crate) enum Start {
-    /// Send this.
-    Send(Conn, Vec<u8>),
+    /// Send it on this connection; an answer is expected under this number.
+    Send(Conn, i32),
     /// Make a connection.
     Dial(Arc<str>),
     /// Nothing: it waits for a connection in the making.
@@ -65,7 +67,7 @@ pub(crate) struct Expired {
 }
 
 impl Calls {
-    /// Starts a call. `encode` makes the frame under the number that it is given.
+    /// Starts a call. `encode` makes the frame under the number that it is given, when it must wait.
     pub(crate) fn start(
         &mut self,
         call: CallId,
@@ -78,7 +80,7 @@ impl Calls {
             return refused(peer, "the time for the call was over before it began");
         }
         let opaque = self.free_opaque();
-        let start = self.hand_on(peer, Some(opaque), encode(opaque));
+        let start = self.hand_on(peer, Some(opaque), encode);
         let sent = match &start {
             Start::Send(conn, _) => Some((*conn, now)),
             Start::Dial(_) | Start::Hold => None,
@@ -90,15 +92,17 @@ impl Calls {
         start
     }
 
-    /// Hands on a frame that nobody answers.
-    pub(crate) fn tell(&mut self, peer: &str, frame: Vec<u8>) -> Start {
-        self.hand_on(peer, None, frame)
+    /// Hands on what nobody answers.
+    pub(crate) fn tell(&mut self, peer: &str, encode: impl FnOnce(i32) -> Vec<u8>) -> Start {
+        self.hand_on(peer, None, encode)
     }
 
-    fn hand_on(&mut self, peer: &str, opaque: Option<i32>, frame: Vec<u8>) -> Start {
+    fn hand_on(&mut self, peer: &str, opaque: Option<i32>, encode: impl FnOnce(i32) -> Vec<u8>) -> Start {
+        let number = opaque.unwrap_or(UNANSWERED);
         match self.peers.get_mut(peer) {
-            Some(Peer::Connected(conn)) => Start::Send(*conn, frame),
+            Some(Peer::Connected(conn)) => Start::Send(*conn, number),
             Some(Peer::Dialling { held, bytes }) => {
+                let frame = encode(number);
                 if held.len() == HELD_CALLS || *bytes + frame.len() > HELD_BYTES {
                     return refused(peer, "too many calls wait for the connection already");
                 }
@@ -109,6 +113,7 @@ impl Calls {
             None if self.dials == DIALS => refused(peer, "too many other connections are being made"),
             None => {
                 let name: Arc<str> = peer.into();
+                let frame = encode(number);
                 let bytes = frame.len();
                 self.dials += 1;
                 self.peers.insert(Arc::clone(&name), Peer::Dialling { held: vec![(opaque, frame)], bytes });
@@ -245,8 +250,8 @@ mod tests {
 
         let frames = calls.connected(&peer, Conn(7), Mono(11));
         assert_eq!(frames, [1i32.to_be_bytes()], "only the one that still waits is sent");
-        assert!(matches!(start(&mut calls, 4, 50), Start::Send(Conn(7), _)));
-        assert!(matches!(start(&mut calls, 5, 60), Start::Send(Conn(7), _)));
+        assert!(matches!(start(&mut calls, 4, 50), Start::Send(Conn(7), 3)));
+        assert!(matches!(start(&mut calls, 5, 60), Start::Send(Conn(7), 4)));
         assert_eq!(calls.answered(Conn(8), 1), None, "a number counts only on its own connection");
         assert_eq!(calls.answered(Conn(7), 1), Some(CallId(1)));
         assert_eq!(calls.answered(Conn(7), 1), None);
@@ -256,13 +261,13 @@ mod tests {
         assert_eq!(calls.deadline(), None);
 
         assert!(matches!(start(&mut calls, 6, 100), Start::Dial(_)), "the next one dials again");
-        assert!(matches!(calls.tell("peer:1", vec![7]), Start::Hold), "what is told waits for the connection, too");
+        assert!(matches!(calls.tell("peer:1", |_| vec![7]), Start::Hold), "what is told waits for the connection, too");
         assert_eq!(calls.unreachable(&peer, "refused"), [unreachable(6, "refused")]);
         assert!(calls.under_way.is_empty() && calls.peers.is_empty() && calls.dials == 0);
 
-        assert!(matches!(calls.tell("peer:1", vec![7]), Start::Dial(_)));
+        assert!(matches!(calls.tell("peer:1", |_| vec![7]), Start::Dial(_)));
         assert_eq!(calls.connected(&peer, Conn(8), Mono(0)), [vec![7]]);
-        assert!(matches!(calls.tell("peer:1", vec![8]), Start::Send(Conn(8), frame) if frame == [8]));
+        assert!(matches!(calls.tell("peer:1", |_| unreachable!("it need not wait")), Start::Send(Conn(8), UNANSWERED)));
         assert!(calls.under_way.is_empty(), "nobody waits for an answer");
     }
 

@@ -101,17 +101,16 @@ where
         self.talk.take_notes();
         self.hear_notes(now);
         let touched = self.sockets.read(now);
-        let Taken { requests, refused, answered, cuts } = incoming::take(
+        let others = &mut self.talk.others;
+        let Taken { requests, refused, cuts } = incoming::take(
             &self.sockets.connections,
             touched,
             self.sockets.frame_max(),
             &mut self.calls,
             &mut self.complaints,
+            |call, response| others.push(Event::Answered { call, outcome: Ok(response) }),
             now,
         );
-        for (call, response) in answered {
-            self.talk.others.push(Event::Answered { call, outcome: Ok(response) });
-        }
         for cut in &cuts {
             let connection = self.sockets.connections.at(cut.slot).expect("a connection that was just read is there");
             // We made it, and now its other side asks something.
@@ -231,13 +230,8 @@ where
 
     fn call(&mut self, asked: &Asked, now: Mono) {
         let Asked { call, peer, request, until } = asked;
-        let start = self.calls.start(*call, peer, *until, now, |opaque| {
-            let mut frame = Vec::new();
-            frame::write_request(&mut frame, opaque, Form::Json, false, request);
-            frame
-        });
-        match start {
-            Start::Send(conn, frame) => self.sockets.send(conn, &frame, now),
+        match self.calls.start(*call, peer, *until, now, |opaque| encoded(opaque, false, request)) {
+            Start::Send(conn, opaque) => self.sockets.ask(conn, opaque, request, now),
             Start::Dial(peer) => self.dial(peer, now),
             Start::Hold => {}
             Start::Refused(error) => self.fail(*call, error),
@@ -245,11 +239,8 @@ where
     }
 
     fn tell(&mut self, peer: &str, request: &Request<'_>, now: Mono) {
-        let mut frame = Vec::new();
-        // Nobody answers, so nobody looks for the number.
-        frame::write_request(&mut frame, 0, Form::Json, true, request);
-        match self.calls.tell(peer, frame) {
-            Start::Send(conn, frame) => self.sockets.send(conn, &frame, now),
+        match self.calls.tell(peer, |number| encoded(number, true, request)) {
+            Start::Send(conn, _) => self.sockets.push(conn, request, now),
             Start::Dial(peer) => self.dial(peer, now),
             Start::Hold => {}
             Start::Refused(error) => tracing::debug!(%error, "nobody hears what was to be told"),
@@ -266,6 +257,13 @@ where
     fn fail(&mut self, call: CallId, error: CallError) {
         self.talk.others.push(Event::Answered { call, outcome: Err(error) });
     }
+}
+
+/// A frame that must wait for its connection.
+fn encoded(opaque: i32, oneway: bool, request: &Request<'_>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    frame::write_request(&mut frame, opaque, Form::Json, oneway, request);
+    frame
 }
 
 /// Makes news of who has come and gone: for the core if it knows the connection, and for the calls on it.

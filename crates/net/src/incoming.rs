@@ -42,18 +42,17 @@ pub(crate) struct Taken<'b> {
     pub(crate) requests: Vec<(Caller, Request<'b>)>,
     /// Answered without the core.
     pub(crate) refused: Vec<(Caller, Response)>,
-    /// Calls that have their response.
-    pub(crate) answered: Vec<(CallId, Response)>,
     pub(crate) cuts: Vec<Cut>,
 }
 
-/// Cuts and reads all whole frames of the connections that were read.
+/// Cuts and reads all whole frames of the connections that were read. `answered` is told of calls that have their response.
 pub(crate) fn take<'b>(
     connections: &'b Connections,
     touched: Vec<Touched>,
     frame_max: usize,
     calls: &mut Calls,
     complaints: &mut Complaints,
+    mut answered: impl FnMut(CallId, Response),
     now: Mono,
 ) -> Taken<'b> {
     let mut taken = Taken { cuts: Vec::with_capacity(touched.len()), ..Taken::default() };
@@ -88,7 +87,7 @@ pub(crate) fn take<'b>(
             };
             if frame.is_response() {
                 match calls.answered(connection.conn, frame.opaque) {
-                    Some(call) => taken.answered.push((call, Response::read(&frame))),
+                    Some(call) => answered(call, Response::read(&frame)),
                     None => tracing::debug!(
                         peer = %connection.peer,
                         opaque = frame.opaque,

@@ -56,10 +56,9 @@ impl Outgoing {
         self.unsent += self.bytes.len() - before;
     }
 
-    pub(crate) fn oneway(&mut self, request: &Request<'_>) {
+    pub(crate) fn request(&mut self, opaque: i32, oneway: bool, request: &Request<'_>) {
         let before = self.bytes.len();
-        // Nobody answers, so nobody looks for the number.
-        frame::write_request(&mut self.bytes, 0, Form::Json, true, request);
+        frame::write_request(&mut self.bytes, opaque, Form::Json, oneway, request);
         self.unsent += self.bytes.len() - before;
     }
 

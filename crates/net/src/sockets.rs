@@ -1,3 +1,4 @@
+use crate::calls::UNANSWERED;
 use crate::connection::Connection;
 use crate::connections::Connections;
 use crate::crowd::Crowd;
@@ -337,7 +338,12 @@ impl Sockets {
 
     /// Puts a oneway request where the next write finds it.
     pub(crate) fn push(&mut self, conn: Conn, request: &Request<'_>, now: Mono) {
-        self.queue(conn, now, |connection| connection.out.oneway(request));
+        self.queue(conn, now, |connection| connection.out.request(UNANSWERED, true, request));
+    }
+
+    /// Puts a request where the next write finds it; its answer comes under this number.
+    pub(crate) fn ask(&mut self, conn: Conn, opaque: i32, request: &Request<'_>, now: Mono) {
+        self.queue(conn, now, |connection| connection.out.request(opaque, false, request));
     }
 
     /// Puts a frame where the next write finds it.

@@ -97,8 +97,19 @@ pub enum ResponseHeader {
     Offset(i64),
     /// `timestamp`.
     Timestamp(i64),
-    /// Anything else, and what was received.
+    /// Anything else.
     Fields(Vec<(Cow<'static, str>, String)>),
+    /// What was received.
+    Received(ReceivedFields),
+}
+
+/// Fields of a response that has come in: names and values one behind the other in one text, so that an answer to a send
+/// costs one allocation and not a dozen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReceivedFields {
+    text: String,
+    /// Where each name and each value ends, by turns. A frame is shorter than 4 GiB.
+    ends: SmallVec<[u32; 16]>,
 }
 
 /// Header of the answer to a send. Source: RocketMQ `SendMessageResponseHeader`.
@@ -179,6 +190,7 @@ impl Response {
             ResponseHeader::Fields(fields) => {
                 fields.iter().rev().find(|(known, _)| known == name).map(|(_, value)| Str::Borrowed(value.as_str()))
             }
+            ResponseHeader::Received(fields) => fields.last(name).map(Str::Borrowed),
             header => {
                 let mut wanted = Wanted { name, value: None };
                 header.write(&mut wanted);
@@ -196,7 +208,7 @@ impl Response {
         let mut response = Self {
             code: frame.code,
             remark: frame.remark.as_ref().map(|remark| Cow::Owned(remark.to_string())),
-            header: ResponseHeader::Fields(owned(&frame.fields)),
+            header: ResponseHeader::Received(ReceivedFields::new(&frame.fields)),
             body: Body::new(),
         };
         if !frame.body.is_empty() {
@@ -221,6 +233,7 @@ impl ResponseHeader {
             Self::Offset(offset) => sink.number("offset", *offset),
             Self::Timestamp(timestamp) => sink.number("timestamp", *timestamp),
             Self::Fields(fields) => fields.iter().for_each(|(name, value)| sink.text(name, value)),
+            Self::Received(fields) => fields.iter().for_each(|(name, value)| sink.text(name, value)),
         }
     }
 }
@@ -264,7 +277,28 @@ impl FieldSink for Wanted {
     }
 }
 
-/// Fields as they were received.
-pub fn owned(fields: &Fields<'_>) -> Vec<(Cow<'static, str>, String)> {
-    fields.iter().map(|(name, value)| (Cow::Owned(name.to_string()), value.to_string())).collect()
+impl ReceivedFields {
+    fn new(fields: &Fields<'_>) -> Self {
+        let mut received = Self::default();
+        received.text.reserve_exact(fields.iter().map(|(name, value)| name.len() + value.len()).sum());
+        for text in fields.iter().flat_map(|(name, value)| [name, value]) {
+            received.text.push_str(text);
+            received.ends.push(u32::try_from(received.text.len()).expect("a frame is shorter than 4 GiB"));
+        }
+        received
+    }
+
+    /// Name and value of each, as they came.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &str)> {
+        (0..self.ends.len() / 2).map(|field| (self.piece(2 * field), self.piece(2 * field + 1)))
+    }
+
+    fn last(&self, name: &str) -> Option<&str> {
+        self.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
+    fn piece(&self, which: usize) -> &str {
+        let begin = which.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.text[begin as usize..self.ends[which] as usize]
+    }
 }

@@ -1,5 +1,6 @@
 //! Ours and a reference alternately on the same machine: the ratio is what counts, absolute figures hold for one run only.
 
+mod clients;
 mod servers;
 mod topics;
 
@@ -30,6 +31,9 @@ pub struct Options {
     /// Version of the Java broker.
     #[arg(long, default_value = "5.3.3")]
     java_version: String,
+    /// Where the Java programs lie.
+    #[arg(long, default_value = "interop/java")]
+    java_programs: PathBuf,
     /// Pairs of runs; the median of their ratios counts.
     #[arg(long, default_value_t = 3)]
     pairs: usize,
@@ -112,8 +116,10 @@ pub fn run(tally: &mut Tally, binary: &Path, options: &Options) -> Result<()> {
         |name: &str| options.scenarios.is_empty() || options.scenarios.iter().any(|word| name.starts_with(word));
     let chosen: Vec<_> = SCENARIOS.iter().filter(|scenario| wanted(scenario.name)).collect();
     let with_topics = options.java.is_none() && wanted(topics::NAME);
-    if chosen.is_empty() && !with_topics {
-        let names: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).chain([topics::NAME]).collect();
+    let with_clients = options.java.is_none() && wanted(clients::NAME);
+    if chosen.is_empty() && !with_topics && !with_clients {
+        let names = SCENARIOS.iter().map(|scenario| scenario.name).chain([topics::NAME, clients::NAME]);
+        let names: Vec<_> = names.collect();
         bail!("no such scenario; there are {}", names.join(", "));
     }
     let mut table = String::from(
@@ -143,6 +149,16 @@ pub fn run(tally: &mut Tally, binary: &Path, options: &Options) -> Result<()> {
                 tally.pass("bench: topics");
             }
             Err(error) => tally.fail("bench: topics", &format!("{error:#}")),
+        }
+    }
+    if with_clients {
+        match clients::measure(binary, options, &options.java_programs) {
+            Ok(lines) => {
+                println!("{lines}");
+                write!(table, "\n{lines}")?;
+                tally.pass("bench: client");
+            }
+            Err(error) => tally.fail("bench: client", &format!("{error:#}")),
         }
     }
     if options.save { save(&table, options) } else { Ok(()) }

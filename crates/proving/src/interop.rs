@@ -1,15 +1,18 @@
 //! RocketMQ's own clients and its own broker: the programs in `interop/java` and `interop/go` check themselves, this drives
 //! them and lets servers end and come back between their commands.
 
+mod pairs;
 mod program;
 
 use crate::client::Client;
+use crate::java_servers::JavaServers;
 use crate::process::{Folder, PATIENCE, Process, on_path};
-use crate::scene::Scene;
+use crate::scene::{Mode, Scene};
 use crate::tally::Tally;
 use anyhow::{Context, Result, bail, ensure};
 use keepmq_protocol::Request;
 use keepmq_protocol::request::RouteInfo;
+use pairs::Half;
 use program::Program;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,6 +23,8 @@ use std::time::{Duration, Instant};
 const CLIENTS: &[&str] = &["4.9.8", "5.3.3"];
 /// Version of the broker that opens our store.
 const BROKER: &str = "5.3.3";
+/// Versions of RocketMQ's servers that our client is tried against.
+const SERVERS: &[&str] = &["5.3.3", "4.9.8"];
 /// Small segments, so that the store that Java opens has several. They must hold the largest message.
 const SEGMENT: u64 = 8 * 1024 * 1024;
 /// Messages that a Java broker must find in our store.
@@ -35,6 +40,15 @@ pub struct Options {
     /// Where the Go program lies.
     #[arg(long, default_value = "interop/go")]
     go: PathBuf,
+    /// The program that drives our own client.
+    #[arg(long, default_value = "target/release/keepmq-interop")]
+    ours: PathBuf,
+    /// The script that starts RocketMQ's own servers.
+    #[arg(long)]
+    java_servers: Option<PathBuf>,
+    /// Only what has this in its name.
+    #[arg(long, default_value = "")]
+    only: String,
     /// Files that our encoders have written, for Java to read.
     #[arg(long)]
     golden: Option<PathBuf>,
@@ -43,19 +57,100 @@ pub struct Options {
 /// Runs everything.
 pub fn run(tally: &mut Tally, binary: &Path, options: &Options) -> Result<()> {
     for version in CLIENTS {
-        story(tally, &format!("interop: Java client {version}"), &["javac", "mvn"], |tally, folder| {
+        story(tally, options, &format!("interop: Java client {version}"), &["javac", "mvn"], |tally, folder| {
             java_clients(tally, binary, options, version, folder)
         })?;
     }
-    story(tally, "interop: Go client", &["go"], |tally, folder| go_clients(tally, binary, options, folder))
+    story(tally, options, "interop: Go client", &["go"], |tally, folder| go_clients(tally, binary, options, folder))?;
+    our_client(tally, binary, options)
+}
+
+/// Our own client: alone against every kind of servers, and in pairs with every other client.
+fn our_client(tally: &mut Tally, binary: &Path, options: &Options) -> Result<()> {
+    story(tally, options, "interop: our client alone", &[], |tally, folder| {
+        let scene = Scene::new(binary, folder)?.registering();
+        let (mut name_server, mut broker) = (scene.start_name_server()?, scene.start_broker()?.0);
+        wait_for_route(scene.name_server, "TBW102")?;
+        let mut program = start_ours(options, scene.name_server, folder, "alone")?;
+        program.command(tally, "our client", "alone")?;
+        let gone_on = pairs::killed(&mut program, || {
+            broker.kill()?;
+            broker = scene.start_broker()?.0;
+            name_server.kill()?;
+            broker.kill()?;
+            name_server = scene.start_name_server()?;
+            broker = scene.start_broker()?.0;
+            Ok(())
+        });
+        let what = "interop our client: servers are killed twice under load, nothing acknowledged is missing";
+        tally.check(what, gone_on.map_err(|error| format!("{error:#}")));
+        program.end()
+    })?;
+    for version in SERVERS {
+        let what = format!("interop: our client against Java servers {version}");
+        story(tally, options, &what, &["java", "mvn", "bash"], |tally, folder| {
+            let Some(script) = &options.java_servers else {
+                tally.skip(&what, "there is no script that starts them (--java-servers)");
+                return Ok(());
+            };
+            let servers = JavaServers::start(script, version, Mode::Sync, &folder.join("java"))?;
+            let mut program = start_ours(options, servers.name_server, folder, "alone")?;
+            program.command(tally, &format!("our client, Java servers {version}"), "alone")?;
+            program.end()
+        })?;
+    }
+    for version in CLIENTS {
+        let name = format!("java-{}", version.replace('.', ""));
+        story(tally, options, &format!("interop: ours and Java {version}"), &["javac", "mvn"], |tally, folder| {
+            let class_path = built(&options.java, version)?;
+            beside(tally, binary, options, folder, &name, &|scene, run| start_java(&class_path, scene, folder, run))
+        })?;
+    }
+    story(tally, options, "interop: ours and Go", &["go"], |tally, folder| {
+        let program = go_program(options)?;
+        beside(tally, binary, options, folder, "go", &|scene, run| start_go(&program, scene, folder, run))
+    })
+}
+
+/// Our client beside one of the others: whole messages both ways, and a group of both.
+fn beside(
+    tally: &mut Tally,
+    binary: &Path,
+    options: &Options,
+    folder: &Path,
+    name: &str,
+    start: &dyn Fn(&Scene, &str) -> Result<Program>,
+) -> Result<()> {
+    let scene = Scene::new(binary, folder)?.registering();
+    let (_name_server, _broker) = (scene.start_name_server()?, scene.start_broker()?);
+    wait_for_route(scene.name_server, "TBW102")?;
+    let start_ours = |run: &str| start_ours(options, scene.name_server, folder, run);
+    let (mut ours, mut theirs) = (start_ours("ours")?, start(&scene, name)?);
+    let mut ours_half = Half { name: "ours", program: &mut ours };
+    let mut theirs_half = Half { name, program: &mut theirs };
+    pairs::exchange(tally, &mut ours_half, &mut theirs_half)?;
+    pairs::exchange(tally, &mut theirs_half, &mut ours_half)?;
+    ours.end()?;
+    theirs.end()?;
+    pairs::shared_group(tally, name, &scene, &start_ours, &|run| start(&scene, run))
+}
+
+fn start_ours(options: &Options, name_server: SocketAddr, folder: &Path, run: &str) -> Result<Program> {
+    let mut command = Command::new(absolute(&options.ours)?);
+    command.args([&name_server.to_string(), run]);
+    Program::start(&command, folder.join(format!("{run}.log")))
 }
 
 fn story(
     tally: &mut Tally,
+    options: &Options,
     what: &str,
     programs: &[&str],
     play: impl FnOnce(&mut Tally, &Path) -> Result<()>,
 ) -> Result<()> {
+    if !what.contains(&options.only) {
+        return Ok(());
+    }
     if let Some(lack) = lacking(programs) {
         tally.skip(what, &lack);
         return Ok(());
@@ -133,19 +228,12 @@ fn java_clients(tally: &mut Tally, binary: &Path, options: &Options, version: &s
 }
 
 fn go_clients(tally: &mut Tally, binary: &Path, options: &Options, folder: &Path) -> Result<()> {
-    let program = absolute(&options.go.join("target/interop"))?;
-    let mut build = Command::new("go");
-    build.current_dir(&options.go).envs([("GOTOOLCHAIN", "local"), ("CGO_ENABLED", "0")]);
-    let output = build.args(["build", "-buildvcs=false", "-o"]).arg(&program).arg(".").output();
-    let output = output.context("cannot start go")?;
-    ensure!(output.status.success(), "go build failed: {}", String::from_utf8_lossy(&output.stderr));
+    let program = go_program(options)?;
     let scene = Scene::new(binary, folder)?.registering();
     let mut name_server = scene.start_name_server()?;
     let (mut broker, _) = scene.start_broker()?;
     wait_for_route(scene.name_server, "TBW102")?;
-    let mut command = Command::new(program);
-    command.env("HOME", folder).args([&scene.name_server.to_string(), &scene.broker.to_string(), "go"]);
-    let mut program = Program::start(&command, folder.join("go.log"))?;
+    let mut program = start_go(&program, &scene, folder, "go")?;
     for words in ["admin", "send", "consume", "broadcast", "pull", "orderly", "across"] {
         program.command(tally, "Go", words)?;
     }
@@ -160,8 +248,25 @@ fn go_clients(tally: &mut Tally, binary: &Path, options: &Options, folder: &Path
     Ok(())
 }
 
+/// Compiles the program; answers where it is.
+fn go_program(options: &Options) -> Result<PathBuf> {
+    let program = absolute(&options.go.join("target/interop"))?;
+    let mut build = Command::new("go");
+    build.current_dir(&options.go).envs([("GOTOOLCHAIN", "local"), ("CGO_ENABLED", "0")]);
+    let output = build.args(["build", "-buildvcs=false", "-o"]).arg(&program).arg(".").output();
+    let output = output.context("cannot start go")?;
+    ensure!(output.status.success(), "go build failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(program)
+}
+
+fn start_go(program: &Path, scene: &Scene, folder: &Path, run: &str) -> Result<Program> {
+    let mut command = Command::new(program);
+    command.env("HOME", folder).args([&scene.name_server.to_string(), &scene.broker.to_string(), run]);
+    Program::start(&command, folder.join(format!("{run}.log")))
+}
+
 /// Compiles the programs against one version; answers their class path.
-fn built(java: &Path, version: &str) -> Result<String> {
+pub(crate) fn built(java: &Path, version: &str) -> Result<String> {
     maven(java, &[&format!("-Drocketmq.version={version}"), "compile"])?;
     let target = absolute(&java.join("target").join(version))?.display().to_string();
     Ok(format!("{target}/classes:{target}/lib/*"))

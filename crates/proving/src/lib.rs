@@ -7,7 +7,8 @@
 //!   process ── starts, kills, never leaves one behind          scene ── a broker, its folder and its configuration
 //!   client  ── blocking connection, pipelined                  load ── many of them, every message in the ledger
 //!   good    ── such a load with readers that follow it         figures ── latencies, slopes
-//!   kills · power_cuts · hostile · overload · idle · soak · small · interop · acceptance ── one story each, in a Tally
+//!   kills · power_cuts · hostile · overload · idle · soak · small · promise · interop · examples · acceptance ── one story each, in
+//!   a Tally
 //!   bench   ── ratios
 //! ```
 #![deny(unsafe_code)]
@@ -16,16 +17,19 @@ pub mod acceptance;
 pub mod bench;
 pub mod client;
 pub mod cut;
+pub mod examples;
 pub mod figures;
 pub mod good;
 pub mod hostile;
 pub mod idle;
 pub mod interop;
+mod java_servers;
 pub mod kills;
 pub mod load;
 pub mod overload;
 pub mod power_cuts;
 pub mod process;
+pub mod promise;
 pub mod scene;
 pub mod small;
 pub mod soak;

@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use keepmq_proving::power_cuts::{self, Expected};
 use keepmq_proving::scene::Mode;
 use keepmq_proving::tally::Tally;
-use keepmq_proving::{acceptance, bench, hostile, idle, interop, kills, overload, small, soak};
+use keepmq_proving::{acceptance, bench, examples, hostile, idle, interop, kills, overload, promise, small, soak};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -64,12 +64,22 @@ enum Verb {
         #[arg(long, default_value_t = 20)]
         minutes: u64,
     },
+    /// `keepmq tour`: its books must balance.
+    Tour {
+        /// A deliberate mistake that the binary was built with; its loss must be found.
+        #[arg(long)]
+        planted: Option<String>,
+    },
+    /// `keepmq prove`, also of a log that is cut behind its back.
+    Prove,
     /// `keepmq dev`, the README's first command.
     Dev,
     /// Memory of an idle broker and name server.
     Rss,
     /// RocketMQ's own clients. Needs Java, Maven and Go.
     Interop(interop::Options),
+    /// Our own client library, by its examples.
+    Examples(examples::Options),
     /// Ours and the prototype alternately.
     Bench(bench::Options),
     /// RocketMQ's integration tests.
@@ -105,9 +115,12 @@ fn main() -> anyhow::Result<ExitCode> {
         Verb::Idle => idle::run(&mut tally, &binary)?,
         Verb::Overload { secs } => overload::run(&mut tally, &binary, Duration::from_secs(secs))?,
         Verb::Soak { minutes } => soak::run(&mut tally, &binary, Duration::from_secs(60 * minutes), seed)?,
+        Verb::Tour { planted } => promise::tour(&mut tally, &binary, planted.as_deref())?,
+        Verb::Prove => promise::prove(&mut tally, &binary)?,
         Verb::Dev => small::dev(&mut tally, &binary)?,
         Verb::Rss => small::rss(&mut tally, &binary)?,
         Verb::Interop(options) => interop::run(&mut tally, &binary, &options)?,
+        Verb::Examples(options) => examples::run(&mut tally, &binary, &options)?,
         Verb::Bench(options) => bench::run(&mut tally, &binary, &options)?,
         Verb::Acceptance { suite } => acceptance::run(&mut tally, &binary, &suite)?,
     }

@@ -35,7 +35,7 @@ pub enum ExitCode {
 pub struct Failure {
     /// What the process ends with.
     pub exit: ExitCode,
-    /// At least one.
+    /// None when all has been said already.
     pub problems: Vec<Problem>,
 }
 
@@ -68,6 +68,11 @@ impl Failure {
     /// Of one problem.
     pub fn new(exit: ExitCode, problem: Problem) -> Self {
         Self { exit, problems: vec![problem] }
+    }
+
+    /// Whose reason has been shown already.
+    pub fn said(exit: ExitCode) -> Self {
+        Self { exit, problems: Vec::new() }
     }
 }
 

@@ -6,6 +6,7 @@
 /// Every planted bug, with what it does and the checker that must find it.
 pub const BUGS: &[(&str, &str)] = &[
     ("ack-before-flush", "answers SEND_OK before the sync it promises has happened"),
+    ("ack-without-writing", "answers SEND_OK to a message that it never appends"),
     (
         "torn-tail-kept",
         "recovery cuts a torn tail but leaves its bytes, so that a record behind it can come back to life",

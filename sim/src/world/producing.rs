@@ -307,7 +307,8 @@ impl Producing {
                 }
                 Left::Work(ProducerWork::Closed(report)) => self.closed(lent, report),
                 Left::Exit(_) => self.exit(lent),
-                Left::Answered { .. } => {}
+                // Nothing is promised of a oneway message.
+                Left::Work(ProducerWork::Told { .. }) | Left::Answered { .. } => {}
             }
         }
     }

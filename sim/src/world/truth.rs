@@ -304,7 +304,7 @@ impl Truth {
         sent.handed = true;
         match &sent.end {
             End::Refused => {
-                stage.blame("refused-delivered", format!("message {id} was refused and is at {queue:?} {offset}"))
+                stage.blame("refused-delivered", format!("message {id} was refused and is at {queue:?} {offset}"));
             }
             End::Kept { queue: kept, offset: at, attempts: ..=1 } if (kept, at) != (queue, offset) => {
                 stage.blame("receipt", format!("message {id} was kept at {kept:?} {at}, and is at {queue:?} {offset}"));

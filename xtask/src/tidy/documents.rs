@@ -4,6 +4,7 @@ use super::Project;
 
 /// Every command that the README asks its reader to type, and where it is run so that it cannot rot.
 const COMMANDS: &[(&str, &str)] = &[
+    ("cargo run --release -- tour", "crash (keepmq-proving tour)"),
     ("cargo run --release -- dev", "crash (keepmq-proving dev)"),
     ("cargo xtask test", "this run itself"),
     ("cargo xtask bench", "by hand: a bench needs a quiet machine"),

@@ -1,5 +1,9 @@
 //! `keepmq bench`: load with latency percentiles, against any broker that speaks RocketMQ's protocol.
 
+use crate::args::Connect;
+use crate::interrupt::Interrupt;
+use crate::problem;
+use crate::table::say;
 use clap::{Args, Subcommand};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -46,6 +50,8 @@ enum Load {
 
 #[derive(Debug, Args)]
 struct Common {
+    #[command(flatten)]
+    connect: Connect,
     /// The topic; created with --queues when it does not exist
     #[arg(long, default_value = TOPIC)]
     topic: String,
@@ -117,29 +123,30 @@ struct EndToEnd {
     warm: u64,
 }
 
-/// Runs it.
-///
-/// # Errors
-/// Nobody can be reached; or not every message ended with SEND_OK.
-pub async fn run(bench: &Bench, name_servers: &str, patience: Duration) -> Result<(), Failure> {
-    match &bench.load {
-        Load::Send(send) => self::send(send, name_servers, patience).await,
-        Load::Consume(consume) => self::consume(consume, name_servers, patience).await,
-        Load::E2e(both) => end_to_end(both, name_servers, patience).await,
+impl Bench {
+    pub(crate) async fn run(&self, interrupt: &mut Interrupt) -> Result<(), Failure> {
+        match &self.load {
+            // What is under way is brought to its end, and the figures are those of the time that it took.
+            Load::Send(send) => self::send(send, interrupt).await?,
+            Load::Consume(consume) => interrupt.unless(self::consume(consume)).await?,
+            Load::E2e(both) => end_to_end(both, interrupt).await?,
+        }
+        if interrupt.is_asked() { Err(Failure::said(ExitCode::Interrupted)) } else { Ok(()) }
     }
 }
 
 // ---- send ----------------------------------------------------------------------------------------------------------------
 
-async fn send(send: &Send, name_servers: &str, patience: Duration) -> Result<(), Failure> {
-    create(&send.common, name_servers, patience).await?;
+async fn send(send: &Send, interrupt: &Interrupt) -> Result<(), Failure> {
+    let Connect { name_servers, timeout: patience } = &send.common.connect;
+    create(&send.common).await?;
     let mut producers = Vec::new();
     for _ in 0..send.producers {
         let producer = Producer::builder(name_servers, "keepmq-bench").configure(|config| {
             // Bodies stay as they are: what is measured is the way, not zlib.
             config.compress_over = usize::MAX;
         });
-        producers.push(producer.start().await.map_err(|error| not_started(&error))?);
+        producers.push(producer.start().await.map_err(|error| problem::start(&error))?);
     }
     let seen = Arc::new(Seen::new());
     let began = Instant::now();
@@ -148,12 +155,13 @@ async fn send(send: &Send, name_servers: &str, patience: Duration) -> Result<(),
     let message = Message::new(&send.common.topic, vec![b'k'; send.size as usize]).map_err(|error| usage(&error))?;
     let mut tasks = Vec::new();
     let lanes = send.producers * send.in_flight;
-    for producer in &producers {
-        for nth in 0..send.in_flight {
+    for (index, producer) in (0..).zip(&producers) {
+        for nth in (0..send.in_flight).map(|lane| index * send.in_flight + lane) {
             let lane = Lane {
                 producer: producer.clone(),
                 message: message.clone(),
                 seen: Arc::clone(&seen),
+                interrupt: interrupt.clone(),
                 from,
                 until,
                 // Each lane sends its share of the rate, one after the other.
@@ -169,14 +177,20 @@ async fn send(send: &Send, name_servers: &str, patience: Duration) -> Result<(),
     for task in tasks {
         task.await.map_err(|error| broken(&error))?;
     }
+    let measured = measured(from, until);
     bar.finish_and_clear();
     for producer in producers {
-        producer.close(patience).await;
+        producer.close(*patience).await;
     }
     let words = json!({
         "what": "send", "producers": send.producers, "inflight": send.in_flight, "size": send.size, "rate_asked": send.rate,
     });
-    report(&seen, send.secs, words, send.common.json)
+    report(&seen, measured, words, send.common.json)
+}
+
+/// The seconds that were measured: fewer than asked for when the user has had enough.
+fn measured(from: Instant, until: Instant) -> f64 {
+    Instant::now().min(until).saturating_duration_since(from).as_secs_f64()
 }
 
 struct Pace {
@@ -189,6 +203,7 @@ struct Lane {
     producer: Producer,
     message: Message,
     seen: Arc<Seen>,
+    interrupt: Interrupt,
     from: Instant,
     until: Instant,
     pace: Option<Pace>,
@@ -196,7 +211,7 @@ struct Lane {
 
 impl Lane {
     async fn run(self) {
-        let Self { producer, message, seen, from, until, pace } = self;
+        let Self { producer, message, seen, interrupt, from, until, pace } = self;
         let mut nth = 0u32;
         loop {
             // At a rate: from when it was due, whether or not the one before it has ended. A broker that stands still for a
@@ -209,7 +224,7 @@ impl Lane {
                 }
                 None => Instant::now(),
             };
-            if due >= until {
+            if due >= until || interrupt.is_asked() {
                 return;
             }
             let outcome = producer.send(message.clone()).await;
@@ -223,12 +238,13 @@ impl Lane {
 
 // ---- consume -------------------------------------------------------------------------------------------------------------
 
-async fn consume(consume: &Consume, name_servers: &str, patience: Duration) -> Result<(), Failure> {
+async fn consume(consume: &Consume) -> Result<(), Failure> {
+    let Connect { name_servers, timeout: patience } = &consume.common.connect;
     let topic = Topic::new(&consume.common.topic).map_err(|error| usage(&error))?;
     let seen = Arc::new(Seen::new());
     let (count, bytes) = match consume.by.as_str() {
         "pull" => pulled(consume, &topic, name_servers, &seen).await?,
-        _ => pushed(consume, &topic, name_servers, patience, &seen).await?,
+        _ => pushed(consume, &topic, name_servers, *patience, &seen).await?,
     };
     let secs = seen.first_to_last().as_secs_f64();
     if count == 0 {
@@ -240,14 +256,13 @@ async fn consume(consume: &Consume, name_servers: &str, patience: Duration) -> R
     let rate = count as f64 / secs.max(1e-9);
     let mib = bytes as f64 / secs.max(1e-9) / f64::from(1 << 20);
     if consume.common.json {
-        println!(
-            "{}",
+        say(&format!(
+            "{}\n",
             json!({"what": "consume", "by": consume.by, "n": count, "secs": secs, "rate": rate, "mib_per_s": mib, "err": 0})
-        );
+        ))
     } else {
-        println!("{count} messages in {secs:.2} s: {rate:.0} a second, {mib:.0} MiB/s");
+        say(&format!("{count} messages in {secs:.2} s: {rate:.0} a second, {mib:.0} MiB/s\n"))
     }
-    Ok(())
 }
 
 /// A group that nobody else has, so that it begins at the beginning.
@@ -273,7 +288,7 @@ async fn pushed(
             mine.consumed(&messages);
             std::future::ready(Verdict::Success)
         });
-    let consumer = consumer.await.map_err(|error| not_started(&error))?;
+    let consumer = consumer.await.map_err(|error| problem::start(&error))?;
     let bar = bar(u64::MAX, seen);
     let began = Instant::now();
     loop {
@@ -289,7 +304,7 @@ async fn pushed(
 }
 
 async fn pulled(consume: &Consume, topic: &Topic, name_servers: &str, seen: &Arc<Seen>) -> Result<(u64, u64), Failure> {
-    let puller = PullConsumer::builder(name_servers).start().await.map_err(|error| not_started(&error))?;
+    let puller = PullConsumer::builder(name_servers).start().await.map_err(|error| problem::start(&error))?;
     let queues: Vec<MessageQueue> = puller.queues(topic).await.map_err(|error| unreachable(&error))?;
     puller.assign(queues.clone());
     for queue in &queues {
@@ -310,8 +325,9 @@ async fn pulled(consume: &Consume, topic: &Topic, name_servers: &str, seen: &Arc
 
 // ---- end to end ----------------------------------------------------------------------------------------------------------
 
-async fn end_to_end(both: &EndToEnd, name_servers: &str, patience: Duration) -> Result<(), Failure> {
-    create(&both.common, name_servers, patience).await?;
+async fn end_to_end(both: &EndToEnd, interrupt: &Interrupt) -> Result<(), Failure> {
+    let Connect { name_servers, timeout: patience } = &both.common.connect;
+    create(&both.common).await?;
     let seen = Arc::new(Seen::new());
     let began = Instant::now();
     let from = began + Duration::from_secs(1 + both.warm);
@@ -334,8 +350,8 @@ async fn end_to_end(both: &EndToEnd, name_servers: &str, patience: Duration) -> 
             }
             std::future::ready(Verdict::Success)
         });
-    let consumer = consumer.await.map_err(|error| not_started(&error))?;
-    let assigned = timeout(patience.max(Duration::from_secs(10)), async {
+    let consumer = consumer.await.map_err(|error| problem::start(&error))?;
+    let assigned = timeout((*patience).max(Duration::from_secs(10)), async {
         while consumer.assigned().is_empty() {
             sleep(Duration::from_millis(10)).await;
         }
@@ -351,7 +367,7 @@ async fn end_to_end(both: &EndToEnd, name_servers: &str, patience: Duration) -> 
     }
     let producer =
         Producer::builder(name_servers, "keepmq-bench").configure(|config| config.compress_over = usize::MAX);
-    let producer = producer.start().await.map_err(|error| not_started(&error))?;
+    let producer = producer.start().await.map_err(|error| problem::start(&error))?;
     let bar = bar(1 + both.warm + both.secs, &seen);
     let every = Duration::from_secs_f64(1.0 / both.rate as f64);
     let first = Instant::now();
@@ -359,7 +375,7 @@ async fn end_to_end(both: &EndToEnd, name_servers: &str, patience: Duration) -> 
     for nth in 0.. {
         let due = first + every * nth;
         sleep_until(due.into()).await;
-        if due >= until {
+        if due >= until || interrupt.is_asked() {
             break;
         }
         let mut body = vec![b'k'; both.size as usize];
@@ -373,16 +389,18 @@ async fn end_to_end(both: &EndToEnd, name_servers: &str, patience: Duration) -> 
             failed.fetch_add(u64::from(outcome.is_err()), Ordering::Relaxed);
         });
     }
-    producer.close(patience).await;
+    let measured = measured(from, until);
+    producer.close(*patience).await;
     let end = Instant::now() + LAST;
     while seen.count() < sent && Instant::now() < end {
         sleep(Duration::from_millis(5)).await;
     }
     bar.finish_and_clear();
-    consumer.close(patience).await;
-    seen.failed(failed.load(Ordering::Relaxed) + sent.saturating_sub(seen.count()));
+    consumer.close(*patience).await;
+    // A send that failed and was not kept is not seen either.
+    seen.failed(failed.load(Ordering::Relaxed).max(sent.saturating_sub(seen.count())));
     let words = json!({"what": "e2e", "rate_asked": both.rate, "size": both.size});
-    report(&seen, both.secs, words, both.common.json)
+    report(&seen, measured, words, both.common.json)
 }
 
 // ---- what was seen -------------------------------------------------------------------------------------------------------
@@ -472,9 +490,9 @@ impl Seen {
     }
 }
 
-fn report(seen: &Seen, secs: u64, words: serde_json::Value, as_json: bool) -> Result<(), Failure> {
+fn report(seen: &Seen, secs: f64, words: serde_json::Value, as_json: bool) -> Result<(), Failure> {
     let inner = seen.inner();
-    let (count, rate) = (seen.count(), seen.count() as f64 / secs.max(1) as f64);
+    let (count, rate) = (seen.count(), seen.count() as f64 / secs.max(0.001));
     let at = |quantile| inner.latencies.value_at_quantile(quantile);
     let failed = inner.refused + inner.unknown;
     if as_json {
@@ -486,21 +504,20 @@ fn report(seen: &Seen, secs: u64, words: serde_json::Value, as_json: bool) -> Re
         if let (Some(line), serde_json::Value::Object(figures)) = (line.as_object_mut(), figures) {
             line.extend(figures);
         }
-        println!("{line}");
+        say(&format!("{line}\n"))?;
     } else {
         let ms = |us: u64| format!("{:.2} ms", us as f64 / 1e3);
-        println!(
-            "{count} messages in {secs} s: {rate:.0} a second; {} refused, {} unknown",
-            inner.refused, inner.unknown
-        );
-        println!(
-            "latency  p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
+        say(&format!(
+            "{count} messages in {secs:.2} s: {rate:.0} a second; {} refused, {} unknown\n\
+             latency  p50 {}  p90 {}  p99 {}  p99.9 {}  max {}\n",
+            inner.refused,
+            inner.unknown,
             ms(at(0.5)),
             ms(at(0.9)),
             ms(at(0.99)),
             ms(at(0.999)),
             ms(inner.latencies.max())
-        );
+        ))?;
     }
     if failed == 0 && count > 0 {
         return Ok(());
@@ -538,9 +555,10 @@ fn bar(secs: u64, seen: &Arc<Seen>) -> ProgressBar {
 }
 
 /// Creates the topic where it is not, and waits until it has a route.
-async fn create(common: &Common, name_servers: &str, patience: Duration) -> Result<(), Failure> {
+async fn create(common: &Common) -> Result<(), Failure> {
+    let Connect { name_servers, timeout: patience } = &common.connect;
     let topic = Topic::new(&common.topic).map_err(|error| usage(&error))?;
-    let admin = Admin::connect(name_servers, patience).await.map_err(|error| not_started(&error))?;
+    let admin = Admin::connect(name_servers, *patience).await.map_err(|error| problem::start(&error))?;
     if admin.route(&topic).await.map_err(|error| unreachable(&error))?.is_some() {
         return Ok(());
     }
@@ -554,7 +572,7 @@ async fn create(common: &Common, name_servers: &str, patience: Duration) -> Resu
         let broker: Peer = broker;
         admin.create_topic(&broker, &config).await.map_err(|error| unreachable(&error))?;
     }
-    let end = Instant::now() + patience.max(Duration::from_secs(3));
+    let end = Instant::now() + (*patience).max(Duration::from_secs(3));
     while admin.route(&topic).await.map_err(|error| unreachable(&error))?.is_none() {
         if Instant::now() > end {
             let problem = Problem::new(
@@ -568,11 +586,6 @@ async fn create(common: &Common, name_servers: &str, patience: Duration) -> Resu
         sleep(Duration::from_millis(20)).await;
     }
     Ok(())
-}
-
-fn not_started(error: &keepmq_client::StartError) -> Failure {
-    let problem = Problem::new("the client cannot start", error.to_string(), "nothing was sent", "see --help");
-    Failure::new(ExitCode::Usage, problem)
 }
 
 fn usage(error: &dyn std::fmt::Display) -> Failure {

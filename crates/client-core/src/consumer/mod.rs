@@ -7,6 +7,7 @@ mod pull;
 pub use pull::{PullCommand, PullConfig, PullConsumer, PullWork, SeekTo};
 
 mod process_queue;
+mod questions;
 mod queues;
 mod rebalance;
 
@@ -38,6 +39,7 @@ pub enum ConsumeFrom {
     /// With the first message that is there.
     FirstOffset,
     /// With the first one that was stored at this time or later; milliseconds since 1970.
+    /// Brokers of RocketMQ 4.9 answer with the message that is nearest in time, which may be an earlier one.
     Timestamp(Timestamp),
 }
 

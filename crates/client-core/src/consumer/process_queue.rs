@@ -145,3 +145,110 @@ impl ProcessQueue {
         self.later.first().map(|(at, _)| *at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::received::tests::{queue, record};
+    use crate::received::{Tags, read};
+    use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
+
+    /// Messages with these offsets.
+    fn messages(from: u64, offsets: &[u64], next: u64) -> Vec<Received> {
+        let queue = queue("T", "b", 0);
+        let records: Vec<Vec<u8>> = offsets.iter().map(|offset| record(&queue, *offset, 0, b"body", "")).collect();
+        read(&queue, QueueOffset(from), QueueOffset(next), &Tags::default(), &records.concat().into()).messages
+    }
+
+    fn offsets(messages: &[Received]) -> Vec<QueueOffset> {
+        messages.iter().map(|message| message.offset).collect()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// A pull brings so many offsets; those whose bit is set are wanted.
+        Pull(u64, u8),
+        Take(usize),
+        /// The nth of the listeners that run ends.
+        End(usize, bool),
+        Pass(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (1u64..8, any::<u8>()).prop_map(|(number, wanted)| Step::Pull(number, wanted)),
+            (1usize..4).prop_map(Step::Take),
+            (any::<usize>(), any::<bool>()).prop_map(|(nth, later)| Step::End(nth, later)),
+            (0u64..4).prop_map(Step::Pass),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_may_be_committed_is_the_lowest_that_is_not_processed(steps in prop::collection::vec(step(), 1..80)) {
+            let mut span = ProcessQueue::new(QueueOffset(0));
+            let mut open = BTreeSet::new();
+            let mut running: Vec<Vec<QueueOffset>> = Vec::new();
+            let mut next = 0;
+            let mut now = Mono(0);
+            for step in steps {
+                match step {
+                    Step::Pull(number, wanted) => {
+                        let brought: Vec<u64> =
+                            (0..number).filter(|bit| wanted >> bit & 1 == 1).map(|bit| next + bit).collect();
+                        open.extend(brought.iter().map(|offset| QueueOffset(*offset)));
+                        span.put(messages(next, &brought, next + number), QueueOffset(next + number));
+                        next += number;
+                    }
+                    Step::Take(max) => {
+                        let taken = offsets(&span.take(max).0);
+                        prop_assert!(taken.len() <= max && taken.is_sorted());
+                        prop_assert!(taken.iter().all(|offset| !running.iter().flatten().any(|other| other == offset)));
+                        running.push(taken);
+                    }
+                    Step::End(nth, later) if !running.is_empty() => {
+                        let ended = running.swap_remove(nth % running.len());
+                        let verdict = if later { Verdict::Later } else { Verdict::Success };
+                        span.consumed(&ended, verdict, now, |failures| Duration::from_nanos(failures.into()));
+                        if !later {
+                            open.retain(|offset| !ended.contains(offset));
+                        }
+                    }
+                    Step::End(..) => {}
+                    Step::Pass(time) => {
+                        now = now + Duration::from_nanos(time);
+                        span.on_time(now);
+                    }
+                }
+                prop_assert_eq!(span.committable(), open.first().copied().unwrap_or(QueueOffset(next)));
+                prop_assert_eq!(span.len(), open.len());
+                prop_assert_eq!(span.bytes, span.entries.values().map(|entry| entry.message.bytes()).sum::<usize>());
+            }
+            // Whatever was said, everything is processed in the end.
+            for batch in running {
+                span.consumed(&batch, Verdict::Success, now, |_| Duration::ZERO);
+            }
+            span.on_time(now + Duration::from_secs(1));
+            while span.is_ready() {
+                let taken = offsets(&span.take(3).0);
+                span.consumed(&taken, Verdict::Success, now, |_| Duration::ZERO);
+            }
+            prop_assert_eq!((span.committable(), span.bytes), (QueueOffset(next), 0));
+        }
+    }
+
+    #[test]
+    fn each_limit_holds_by_itself() {
+        let limits = |messages, bytes, span| Limits { messages, bytes, span };
+        let mut span = ProcessQueue::new(QueueOffset(0));
+        span.put(messages(0, &[0, 9], 10), QueueOffset(10));
+        let bytes = span.bytes;
+        assert!(span.has_room(&limits(3, bytes + 1, 11)));
+        for tight in [limits(2, bytes + 1, 11), limits(3, bytes, 11), limits(3, bytes + 1, 10)] {
+            assert!(!span.has_room(&tight), "{tight:?}");
+        }
+        let taken = offsets(&span.take(1).0);
+        span.consumed(&taken, Verdict::Success, Mono(0), |_| Duration::ZERO);
+        assert!(span.has_room(&limits(2, bytes, 10)), "what is processed makes room");
+    }
+}

@@ -1,5 +1,6 @@
 use super::process_queue::Limits;
-use super::queues::{Lent, Marks, Queues, Terms, place, read_place};
+use super::questions::{Terms, place, read_place};
+use super::queues::{Lent, Marks, Queues};
 use super::{ConsumeFrom, Subscription, Verdict};
 use crate::RouteError;
 use crate::config::ClientConfig;
@@ -58,6 +59,7 @@ pub enum SeekTo {
     /// Behind the last one that is there.
     End,
     /// The first one that was stored then or later.
+    /// Brokers of RocketMQ 4.9 answer with the message that is nearest in time, which may be an earlier one.
     Timestamp(Timestamp),
 }
 
@@ -148,6 +150,8 @@ pub struct PullConsumer {
     seeks: BTreeMap<CallId, (u64, MessageQueue)>,
     /// By the order in which they came.
     polls: Vec<Poll>,
+    /// Else there is nothing to commit.
+    has_group: bool,
     commits: Commits,
     closing: bool,
     closed: bool,
@@ -175,8 +179,11 @@ impl PullConsumer {
     /// A consumer that has no queues yet.
     pub fn new(config: PullConfig, now: Now) -> Self {
         let client = config.client;
+        let has_group = config.group.is_some();
         let terms = Terms {
-            commits: config.group.is_some(),
+            commits: has_group,
+            // What is kept for the group is up to whoever commits.
+            pins: false,
             group: config.group.unwrap_or_else(|| NOBODY.to_owned()),
             from: config.from,
             subscriptions: config.subscriptions,
@@ -193,6 +200,7 @@ impl PullConsumer {
             asked: BTreeMap::new(),
             seeks: BTreeMap::new(),
             polls: Vec::new(),
+            has_group,
             commits: Commits::default(),
             closing: false,
             closed: false,
@@ -214,9 +222,13 @@ impl PullConsumer {
             }
             PullCommand::Seek { id, queue, to } => self.seek(id, queue, to),
             PullCommand::Poll { id, max, wait } => self.polls.push(Poll { id, max, until: now + wait }),
-            PullCommand::Commit { id } => {
+            PullCommand::Commit { id } if self.has_group => {
                 self.commits.waiting.push(id);
                 self.commits.upto = self.queues.marks();
+            }
+            PullCommand::Commit { id } => {
+                let outcome = Err("this consumer reads for no group: there is nothing to commit".to_owned());
+                self.cx.work(PullWork::Committed { id, outcome });
             }
             PullCommand::Close => self.closing = true,
         }
@@ -224,6 +236,9 @@ impl PullConsumer {
 
     fn seek(&mut self, id: u64, queue: MessageQueue, to: SeekTo) {
         let from = match to {
+            SeekTo::Offset(QueueOffset(offset)) if i64::try_from(offset).is_err() => {
+                return self.sought(id, &queue, Err(format!("no queue has an offset {offset}: they stay below 2^63")));
+            }
             SeekTo::Offset(offset) => return self.sought(id, &queue, Ok(offset)),
             SeekTo::Begin => ConsumeFrom::FirstOffset,
             SeekTo::End => ConsumeFrom::LastOffset,
@@ -310,7 +325,8 @@ impl PullConsumer {
             if messages.is_empty() && poll.max > 0 && !over {
                 return true;
             }
-            let trouble = self.queues.trouble_of_all().filter(|_| messages.is_empty() && poll.max > 0);
+            let trouble = if self.closing { Some("the consumer was closed") } else { self.queues.trouble_of_all() };
+            let trouble = trouble.filter(|_| messages.is_empty() && poll.max > 0);
             let outcome = trouble.map_or(Ok(messages), |trouble| Err(trouble.to_owned()));
             self.cx.work(PullWork::Polled { id: poll.id, outcome });
             false
@@ -392,3 +408,6 @@ impl Core for PullConsumer {
         polls.chain(self.routes.deadline()).chain(self.queues.deadline()).min()
     }
 }
+
+#[cfg(test)]
+mod tests;

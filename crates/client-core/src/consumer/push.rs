@@ -1,5 +1,6 @@
 use super::process_queue::Limits;
-use super::queues::{Generation, Lent, Queues, Terms};
+use super::questions::Terms;
+use super::queues::{Generation, Lent, Queues};
 use super::rebalance::{Rebalance, Shared};
 use super::{ConsumeFrom, MessageModel, Subscription};
 use crate::RouteError;
@@ -210,6 +211,7 @@ impl PushConsumer {
             group: config.group.clone(),
             from: config.from,
             commits: shared,
+            pins: shared,
             subscriptions: config.subscriptions.clone(),
             version: now.wall.0,
             pull_batch: config.pull_batch,
@@ -479,3 +481,6 @@ fn heartbeat(config: &PushConfig, now: Now) -> Heartbeat {
     };
     Heartbeat { client_id: config.client.client_id.clone(), consumer_data_set: vec![group], ..Heartbeat::default() }
 }
+
+#[cfg(test)]
+mod tests;

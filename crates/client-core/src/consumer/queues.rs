@@ -1,14 +1,14 @@
 //! The queues that a consumer reads: where each begins, one pull after the other, and how far it may be committed.
 
-use super::process_queue::{Limits, ProcessQueue};
-use super::{ConsumeFrom, Subscription, Verdict};
+use super::process_queue::ProcessQueue;
+use super::questions::{Kind, Start, Terms, heard, is_ok, name, offset_in, refused, replica, success, update};
+use super::{ConsumeFrom, Verdict};
 use crate::cx::Cx;
 use crate::heartbeat::Heartbeats;
-use crate::received::{self, Received, Tags};
-use crate::routes::{Route, Routes};
-use keepmq_protocol::request::{MaxOffset, MinOffset, Pull, QueryOffset, SearchOffset, UpdateOffset};
-use keepmq_protocol::seam::{CallError, CallId, Outcome};
-use keepmq_protocol::{BrokerName, MessageQueue, QueueOffset, Request, Response, ResponseCode, Topic};
+use crate::received::{self, Received};
+use crate::routes::Routes;
+use keepmq_protocol::seam::{CallId, Outcome};
+use keepmq_protocol::{BrokerName, MessageQueue, QueueOffset, ResponseCode, Topic};
 use keepmq_world::{Mono, planted};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -24,26 +24,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_secs(10);
 /// An answer without messages that comes sooner than this was not held: the next pull waits a little.
 const QUICK: Duration = Duration::from_millis(100);
-/// Bytes of one pull. Source: RocketMQ `pullBatchSizeInBytes`.
-const PULL_BYTES: i32 = 256 * 1024;
-/// A pull may be held (`FLAG_SUSPEND`), and says itself what it wants (`FLAG_SUBSCRIPTION`).
-const PULL_FLAGS: i32 = 0x2 | 0x4;
-
-/// How queues are read.
-pub(crate) struct Terms {
-    pub(crate) group: String,
-    pub(crate) from: ConsumeFrom,
-    /// The group's offsets live at the broker; else nowhere.
-    pub(crate) commits: bool,
-    pub(crate) subscriptions: Vec<Subscription>,
-    /// Version of the subscriptions: when this consumer was made, in milliseconds.
-    pub(crate) version: i64,
-    pub(crate) pull_batch: u32,
-    pub(crate) hold: Duration,
-    pub(crate) limits: Limits,
-    /// What one question may take.
-    pub(crate) patience: Duration,
-}
 
 /// What the queues are lent.
 pub(crate) struct Lent<'l> {
@@ -112,21 +92,6 @@ enum Stage {
     Reading(ProcessQueue),
 }
 
-/// How the beginning of a queue is found: `Query → Begin → Query → Pin`.
-///
-/// Where a group begins is kept at the broker before anything is pulled. Else a consumer that ends before its first commit
-/// would find the end further on when it comes back, and pass over what came meanwhile. Just before, the group's offset is asked
-/// for once more: another member may have kept one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Start {
-    /// The group's offset; when there is none: this one, if it is known.
-    Query(Option<QueueOffset>),
-    /// Where the configuration says that a group begins.
-    Begin,
-    /// Keeping it.
-    Pin(QueueOffset),
-}
-
 enum Asked {
     Start,
     Pull {
@@ -143,13 +108,6 @@ enum Asked {
 /// What is wrong; it is said once.
 #[derive(Default)]
 struct Trouble(Option<(Kind, String)>);
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Silent,
-    Code(i32),
-    Unreadable,
-}
 
 impl Trouble {
     /// Whether it is to be said.
@@ -352,6 +310,8 @@ impl Queues {
         let Some((generation, asked)) = self.calls.remove(&call) else { return false };
         match asked {
             Asked::Last => self.uncommitted += u64::from(!is_ok(outcome)),
+            // Ours again: it commits for itself, perhaps more by now, or less since somebody wants it so.
+            Asked::Before(queue, _) if self.owned.contains_key(&queue) => {}
             Asked::Before(queue, upto) => self.commit_last(&queue, upto, generation, lent, cx),
             Asked::Commit(offset) => self.on_committed(generation, offset, outcome),
             Asked::Start | Asked::Pull { .. } => {
@@ -420,10 +380,10 @@ impl Queues {
             }
             Start::Begin => {
                 let offset = offset_in(response, "offset")?;
-                if self.terms.commits {
+                if self.terms.pins {
                     reading.stage = Stage::Starting(Start::Query(Some(offset)));
                 }
-                (!self.terms.commits).then_some(offset)
+                (!self.terms.pins).then_some(offset)
             }
             Start::Pin(offset) => {
                 success(response)?;
@@ -705,118 +665,4 @@ impl Reading {
         let upto = span.committable();
         (terms.commits && self.committed.is_none_or(|committed| committed < upto)).then_some(upto)
     }
-}
-
-impl Terms {
-    fn expression(&self, topic: &Topic) -> &str {
-        let of = |subscription: &&Subscription| subscription.topic == *topic;
-        self.subscriptions.iter().find(of).map_or("*", |subscription| subscription.expression.as_str())
-    }
-
-    fn tags(&self, topic: &Topic) -> Tags {
-        Tags::parse(self.expression(topic))
-    }
-
-    fn pull(&self, queue: &MessageQueue, from: QueueOffset) -> Request<'static> {
-        Request::Pull(Pull {
-            group: self.group.clone().into(),
-            topic: queue.topic.as_str().to_owned().into(),
-            queue_id: wire_id(queue),
-            offset: from.wire(),
-            max_messages: i32::try_from(self.pull_batch).unwrap_or(i32::MAX),
-            sys_flag: PULL_FLAGS,
-            commit_offset: 0,
-            suspend_ms: i64::try_from(self.hold.as_millis()).unwrap_or(i64::MAX),
-            subscription: Some(self.expression(&queue.topic).to_owned().into()),
-            sub_version: self.version,
-            expression_type: Some("TAG".into()),
-            max_bytes: Some(PULL_BYTES),
-        })
-    }
-
-    fn question(&self, queue: &MessageQueue, start: Start, fresh: bool) -> Request<'static> {
-        match start {
-            Start::Query(_) => Request::QueryOffset(QueryOffset {
-                group: self.group.clone().into(),
-                topic: queue.topic.as_str().to_owned().into(),
-                queue_id: wire_id(queue),
-                zero_if_not_found: Some(false),
-            }),
-            Start::Pin(offset) => update(&self.group, queue, offset),
-            // Nobody in the group has seen a queue that is new; it begins with its first message.
-            Start::Begin if fresh && self.from == ConsumeFrom::LastOffset && !planted!("last-offset-skips") => {
-                place(queue, ConsumeFrom::FirstOffset)
-            }
-            Start::Begin => place(queue, self.from),
-        }
-    }
-}
-
-/// Asks a broker for an offset of a queue.
-pub(crate) fn place(queue: &MessageQueue, at: ConsumeFrom) -> Request<'static> {
-    let topic = || queue.topic.as_str().to_owned().into();
-    let queue_id = wire_id(queue);
-    match at {
-        ConsumeFrom::LastOffset => Request::MaxOffset(MaxOffset { topic: topic(), queue_id, committed: None }),
-        ConsumeFrom::FirstOffset => Request::MinOffset(MinOffset { topic: topic(), queue_id }),
-        ConsumeFrom::Timestamp(time) => {
-            Request::SearchOffset(SearchOffset { topic: topic(), queue_id, timestamp: time.0, boundary: None })
-        }
-    }
-}
-
-/// Reads the answer to [`place`].
-pub(crate) fn read_place(outcome: &Outcome) -> Result<QueueOffset, String> {
-    heard(outcome).and_then(|response| offset_in(response, "offset")).map_err(|(_, why)| why)
-}
-
-fn update(group: &str, queue: &MessageQueue, offset: QueueOffset) -> Request<'static> {
-    Request::UpdateOffset(UpdateOffset {
-        group: group.to_owned().into(),
-        topic: queue.topic.as_str().to_owned().into(),
-        queue_id: wire_id(queue),
-        offset: offset.wire(),
-    })
-}
-
-fn wire_id(queue: &MessageQueue) -> i32 {
-    i32::try_from(queue.id).expect("a route has few queues")
-}
-
-fn name(queue: &MessageQueue) -> String {
-    format!("queue {} of {} on {}", queue.id, queue.topic, queue.broker)
-}
-
-/// The replica that is suggested, when it is known; else the master, else any that is there.
-fn replica(route: &Route, broker: &BrokerName, suggested: i64) -> Option<Arc<str>> {
-    let replicas = route.brokers.get(broker)?;
-    let chosen = replicas.get(&suggested).or_else(|| replicas.get(&0)).or_else(|| replicas.values().next());
-    chosen.cloned()
-}
-
-fn heard(outcome: &Outcome) -> Result<&Response, (Kind, String)> {
-    outcome.as_ref().map_err(|error: &CallError| (Kind::Silent, error.to_string()))
-}
-
-fn is_ok(outcome: &Outcome) -> bool {
-    outcome.as_ref().is_ok_and(Response::is_ok)
-}
-
-fn success(response: &Response) -> Result<(), (Kind, String)> {
-    if response.is_ok() { Ok(()) } else { Err(refused(response)) }
-}
-
-fn refused(response: &Response) -> (Kind, String) {
-    let remark = response.remark.as_deref().unwrap_or("no reason is given");
-    (Kind::Code(response.code), format!("the broker answers with code {}: {remark}", response.code))
-}
-
-/// An offset in an answer that has one; `offset` only in one that says SUCCESS.
-fn offset_in(response: &Response, field: &'static str) -> Result<QueueOffset, (Kind, String)> {
-    if field == "offset" {
-        success(response)?;
-    }
-    let unreadable = |why: String| (Kind::Unreadable, format!("the answer cannot be read: {why}"));
-    let offset = response.field::<i64>(field).map_err(|error| unreadable(error.to_string()))?;
-    u64::try_from(offset).map(QueueOffset).map_err(|_| unreadable(format!("{field} is {offset}")))
 }

@@ -20,8 +20,8 @@ pub struct ProducerConfig {
     pub send_timeout: Duration,
     /// One attempt, when there is time for another behind it.
     pub attempt_timeout: Duration,
-    /// Attempts behind the first one that may reach a broker (retryTimesWhenSendFailed: 2). Attempts that reach nobody do not
-    /// count: they end with the time.
+    /// Attempts behind the first one that may reach a broker (retryTimesWhenSendFailed: 2). Attempts that reach nobody, and
+    /// those for which a broker is too busy, do not count: they end with the time.
     pub retries: u32,
     /// Queues of a topic that a send creates (defaultTopicQueueNums: 4).
     pub default_topic_queues: u32,
@@ -120,6 +120,12 @@ pub enum ProducerWork {
         id: SendId,
         /// How.
         outcome: Result<Receipt, SendError>,
+    },
+    /// A oneway message has been handed on, or dropped: there is room again. In the order of the commands, as long as none
+    /// waits for its route.
+    Told {
+        /// Bytes of its body.
+        bytes: usize,
     },
     /// What is known of a topic: its writable queues, empty when the first message may create it, or why there is nothing.
     Routed {

@@ -41,6 +41,8 @@ pub(super) enum Ended {
         why: String,
         /// Another broker, or this one a little later, may take it.
         again: bool,
+        /// The broker has too much to do just now, or is just starting or ending.
+        busy: bool,
     },
     /// Nobody knows.
     Unknown { code: Option<i32>, why: String },
@@ -140,16 +142,19 @@ fn answered(response: &Response, items: &[Item], queue: &MessageQueue, attempts:
         Some(ResponseCode::FlushDiskTimeout) if planted!("unknown-taken-for-ok") => {
             kept(response, items, queue, attempts)
         }
-        Some(
-            ResponseCode::SystemBusy
-            | ResponseCode::ServiceNotAvailable
-            | ResponseCode::NoPermission
-            | ResponseCode::TopicNotExist,
-        ) => Ended::Refused { code, why: why(), again: true },
-        Some(ResponseCode::MessageIllegal | ResponseCode::RequestCodeNotSupported | ResponseCode::InvalidParameter) => {
-            Ended::Refused { code, why: why(), again: false }
+        Some(ResponseCode::SystemBusy | ResponseCode::ServiceNotAvailable) => {
+            Ended::Refused { code, why: why(), again: true, busy: true }
         }
-        None if [NO_BUYER_ID, NOT_IN_CURRENT_UNIT].contains(&code) => Ended::Refused { code, why: why(), again: true },
+        // The last one: the queue does not exist, because the route is older than the topic's latest change.
+        Some(ResponseCode::NoPermission | ResponseCode::TopicNotExist | ResponseCode::InvalidParameter) => {
+            Ended::Refused { code, why: why(), again: true, busy: false }
+        }
+        Some(ResponseCode::MessageIllegal | ResponseCode::RequestCodeNotSupported) => {
+            Ended::Refused { code, why: why(), again: false, busy: false }
+        }
+        None if [NO_BUYER_ID, NOT_IN_CURRENT_UNIT].contains(&code) => {
+            Ended::Refused { code, why: why(), again: true, busy: false }
+        }
         // Also SYSTEM_ERROR: RocketMQ gives it before and behind an append, and only its text would tell.
         _ => Ended::Unknown { code: Some(code), why: why() },
     }

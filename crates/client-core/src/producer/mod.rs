@@ -91,6 +91,8 @@ struct Parcel {
     state: State,
     /// Requests that may have reached a broker.
     attempts: u32,
+    /// Those that count among the attempts that a send has.
+    counted: u32,
     /// Attempts since the last rest.
     in_turn: usize,
     rest: Duration,
@@ -181,7 +183,10 @@ impl Producer {
                 let item = self.item(SendId(0), message);
                 match self.make_room(&item, &to) {
                     Ok(()) => self.oneway(item, to, self.cx.now.mono + self.config.send_timeout),
-                    Err(_) => self.report.dropped += 1,
+                    Err(_) => {
+                        self.report.dropped += 1;
+                        self.cx.work(ProducerWork::Told { bytes: item.message.body().len() });
+                    }
                 }
             }
             ProducerCommand::Route { topic } if matches!(self.life, Life::Leaving { .. } | Life::Over) => {
@@ -292,6 +297,7 @@ impl Producer {
             until,
             state: State::Waiting,
             attempts: 0,
+            counted: 0,
             in_turn: 0,
             rest: REST,
             avoid: None,
@@ -334,12 +340,13 @@ impl Producer {
             return self.rest(id, parcel);
         };
         let left = parcel.until.since(now);
-        let more = parcel.attempts < self.config.retries;
+        let more = parcel.counted < self.config.retries;
         let time = if more { left.min(self.config.attempt_timeout) } else { left };
         let request = attempt::request(&self.config, &parcel.items, &queue, self.cx.now.wall);
         let call = self.cx.call(&address, request, now + time);
         self.report.retries += u64::from(parcel.attempts > 0);
         parcel.attempts += 1;
+        parcel.counted += 1;
         parcel.in_turn += 1;
         parcel.state = State::Asking { queue, since: now };
         self.calls.insert(call, id);
@@ -442,10 +449,13 @@ impl Producer {
             Ended::NotSent(why) => {
                 // It has reached nobody: no attempt.
                 parcel.attempts -= 1;
+                parcel.counted -= 1;
                 self.selector.failed(&queue.broker, now);
                 (None, why, true)
             }
-            Ended::Refused { code, why, again } => {
+            Ended::Refused { code, why, again, busy } => {
+                // It leaves no copy, and ends by itself: only the time bounds how often it is tried.
+                parcel.counted -= u32::from(busy);
                 self.selector.answered(&queue.broker, now.since(since), now);
                 (Some(code), why, again)
             }
@@ -459,7 +469,7 @@ impl Producer {
         if planted!("retry-without-time") {
             parcel.until = parcel.until.max(now + REST_MAX);
         }
-        if !again || parcel.attempts > self.config.retries || parcel.until <= now {
+        if !again || parcel.counted > self.config.retries || parcel.until <= now {
             return self.give_up(parcel);
         }
         self.routes.want(&queue.topic, &mut self.cx);
@@ -530,6 +540,7 @@ impl Producer {
         };
         self.messages -= 1;
         self.bytes -= item.message.body().len();
+        self.cx.work(ProducerWork::Told { bytes: item.message.body().len() });
         let keyed = to == Target::Any && item.message.shard().is_some();
         let queue = route.as_ref().and_then(|route| match (to, item.message.shard()) {
             (Target::Queue(queue), _) => Some(queue),
@@ -671,6 +682,7 @@ impl Producer {
             self.messages -= 1;
             self.bytes -= item.message.body().len();
             self.report.dropped += 1;
+            self.cx.work(ProducerWork::Told { bytes: item.message.body().len() });
         }
         for (topic, _) in std::mem::take(&mut self.asked) {
             self.cx.work(ProducerWork::Routed { topic, outcome: Err(RouteError::Unreachable(Vec::new())) });

@@ -132,7 +132,7 @@ impl World {
             ProducerWork::Closed(report) => {
                 Some(format!("closed({}+{}+{})", report.kept, report.refused, report.unknown))
             }
-            ProducerWork::Routed { .. } => None,
+            ProducerWork::Routed { .. } | ProducerWork::Told { .. } => None,
         });
         ends.collect::<Vec<_>>().join(" ")
     }
@@ -252,9 +252,21 @@ fn a_refusal_goes_elsewhere_and_what_cannot_get_better_ends() {
     world.send(message());
     (0..3).for_each(|_| {
         world.pass(SECOND / 5);
-        world.answer_send(code(ResponseCode::SystemBusy));
+        world.answer_send(code(ResponseCode::TopicNotExist));
     });
-    assert_eq!(world.ends(), "2:refused(13) 3:refused(2)", "three attempts, and no more");
+    assert_eq!(world.ends(), "2:refused(13) 3:refused(17)", "three attempts, and no more");
+
+    world.send(message());
+    let mut tries = 0;
+    while world.ends().is_empty() {
+        if world.sends_out() > 0 {
+            tries += 1;
+            world.answer_send(code(ResponseCode::SystemBusy));
+        }
+        world.pass(SECOND / 1000);
+    }
+    assert!(tries > 5, "a busy broker is asked as long as there is time: {tries}");
+    assert_eq!(world.producer.report.refused, 3, "and what it has refused is known");
 }
 
 #[test]
@@ -534,6 +546,8 @@ fn oneway_messages_are_told_and_forgotten() {
     world.tell(ProducerCommand::SendOneway { message: message(), to: Target::Any });
     world.answer("ns", Ok(route(&["a"], 6)));
     assert_eq!(world.told.len(), 1, "it waited for its route");
+    let told = world.works.iter().filter(|work| matches!(work, ProducerWork::Told { bytes: 4 }));
+    assert_eq!(told.count(), 1, "and then gave its room back");
 }
 
 #[test]

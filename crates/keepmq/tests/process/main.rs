@@ -1,5 +1,6 @@
 //! The real binary, from outside.
 
+mod client;
 mod metrics;
 
 use std::io::{BufRead, BufReader, Read};
@@ -104,8 +105,13 @@ fn the_help_has_the_verbs_that_there_are() {
         .skip(1)
         .map_while(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(verbs, ["dev", "nameserver", "broker"]);
-    assert_eq!(ended(&["tour"]).0, Some(2));
+    let client = ["tour", "send", "consume", "topic", "group", "bench", "prove"];
+    assert_eq!(verbs, [&["dev", "nameserver", "broker"][..], &client].concat());
+    for verb in client {
+        let (code, help, _) = ended(&[verb, "--help"]);
+        assert!(code == Some(0) && help.contains(&format!("  keepmq {verb}")), "{verb} has no example: {help}");
+    }
+    assert_eq!(ended(&["migrate"]).0, Some(2));
     assert_eq!(ended(&["broker", "--log", "keepmq=loud", "-p"]).0, Some(2));
 }
 

@@ -120,3 +120,49 @@ fn a_peer_that_is_not_there_is_unreachable() {
     }
     shard.stop();
 }
+
+#[test]
+fn what_is_told_arrives_in_its_order_and_nobody_waits_for_an_answer() {
+    let shard = running(LIMITS);
+    let (listener, peer) = listener();
+    let mut client = shard.client();
+    // The connection is not made yet: all three wait for it.
+    let mut frames = Client::request(1, &format!("tell {peer} one"));
+    frames.extend(Client::request(2, &format!("call {peer} 9000 two")));
+    frames.extend(Client::request(3, &format!("tell {peer} three")));
+    client.write(&frames);
+    assert_eq!([client.answer(), client.answer()], [(1, "told".to_owned()), (3, "told".to_owned())]);
+    let mut server = accept(&listener);
+    assert_eq!(server.told(), "one");
+    let two = server.order();
+    assert_eq!((two.1.as_str(), server.told().as_str()), ("two", "three"));
+    answer(&mut server, two.0, "second");
+    assert_eq!(client.answer(), (2, "ok second".to_owned()));
+    client.ask(4, &format!("tell {peer} four"));
+    assert_eq!(server.told(), "four");
+    assert_eq!(client.answer(), (4, "told".to_owned()));
+
+    // A notice of its own, which wants no answer either, reaches the core.
+    server.write(&Client::oneway("echo a notice"));
+    shard.until("the notice is there", |toy| toy.heard("request echo a notice"));
+    server.ask(7, "echo back");
+    assert_eq!(server.answer(), (7, "back".to_owned()), "and it was answered nothing before");
+    assert_eq!(shard.core(|toy| toy.times("answered 0")), 1, "only the call has an end");
+    shard.stop();
+}
+
+#[test]
+fn what_is_told_to_nobody_is_lost_without_a_word() {
+    let shard = running(LIMITS);
+    let (closed, peer) = listener();
+    drop(closed);
+    let mut client = shard.client();
+    client.ask(1, &format!("tell {peer} one"));
+    client.ask(2, &format!("call {peer} 9000 two"));
+    assert_eq!(client.answer(), (1, "told".to_owned()));
+    // The call hears of it when both have failed.
+    let (answered, text) = client.answer();
+    assert!(answered == 2 && text.starts_with("unreachable "), "{text}");
+    assert_eq!(shard.core(|toy| toy.events().iter().filter(|event| event.starts_with("answered")).count()), 1);
+    shard.stop();
+}

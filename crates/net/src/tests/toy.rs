@@ -1,6 +1,6 @@
 use crate::{Hands, Inbox, NetLimits, Shards, Word};
 use bytes::Bytes;
-use keepmq_protocol::frame::{self, Caller, FLAG_RESPONSE, Form};
+use keepmq_protocol::frame::{self, Caller, FLAG_ONEWAY, FLAG_RESPONSE, Form};
 use keepmq_protocol::request::RouteInfo;
 use keepmq_protocol::seam::{CallError, CallId, Conn, Core, Effect, Event, Exit};
 use keepmq_protocol::{Request, Response};
@@ -103,6 +103,12 @@ impl Toy {
                 self.calls.insert(call, from);
                 let until = now.mono + Duration::from_millis(millis);
                 self.effects.push_back(Effect::Call { call: CallId(call), peer, request, until });
+            }
+            // tell PEER ORDER
+            "tell" => {
+                let (peer, order) = rest.split_once(' ').unwrap();
+                self.effects.push_back(Effect::Tell { peer: peer.to_owned(), request: route(order.to_owned()) });
+                self.reply(from, "told");
             }
             _ => panic!("an order that nobody knows: {order}"),
         }
@@ -336,6 +342,13 @@ impl Client {
     pub(super) fn order(&mut self) -> (i32, String) {
         let (opaque, _, topic, _) = self.frame();
         (opaque, topic)
+    }
+
+    /// What the other side has told us without waiting for an answer.
+    pub(super) fn told(&mut self) -> String {
+        let (_, flag, topic, _) = self.frame();
+        assert_eq!(flag & FLAG_ONEWAY, FLAG_ONEWAY, "nobody waits for an answer to {topic}");
+        topic
     }
 
     /// Whether the other side has closed; waits for it. What comes before is thrown away.

@@ -1,11 +1,12 @@
 //! Who is measured: our broker, and what it is compared with.
 
 use super::{Options, Scenario, Work};
+use crate::java_servers::JavaServers;
 use crate::process::{Folder, Process, free_port};
 use crate::scene::{Mode, Scene};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// A server that is measured.
@@ -21,7 +22,7 @@ pub(super) struct Server {
 #[expect(dead_code, reason = "what they hold ends the process when it is dropped")]
 enum Alive {
     Ours(Process),
-    Java(Peer),
+    Java(JavaServers),
 }
 
 impl Server {
@@ -45,7 +46,8 @@ impl Contest {
         let references = if matches!(scenario.work, Work::Durability { .. }) {
             vec![broker(binary, &folder.path().join("other"), Mode::Async)?]
         } else if let Some(script) = &options.java {
-            vec![java(script, &options.java_version, scenario.mode, folder.path())?]
+            let java = JavaServers::start(script, &options.java_version, scenario.mode, &folder.path().join("java"))?;
+            vec![Server { addr: java.broker, pid: java.pid, warms_up: true, _process: Alive::Java(java) }]
         } else {
             // The better of the prototype's ways to keep the same promise.
             let ways: &[&str] = if scenario.mode == Mode::Sync { &["sync", "inline"] } else { &["write"] };
@@ -71,48 +73,4 @@ fn prototype(options: &Options, way: &str, folder: &Path) -> Result<Server> {
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     process.wait_for(addr)?;
     Ok(Server::of(process, addr))
-}
-
-/// A Java name server and broker, with the folder they live in.
-struct Peer {
-    script: PathBuf,
-    folder: PathBuf,
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let stopped = Command::new(&self.script).arg("stop").arg(&self.folder).env("STOP_TIMEOUT", "2").output();
-        if !stopped.as_ref().is_ok_and(|output| output.status.success()) {
-            println!("      left behind: the Java broker in {}: {stopped:?}", self.folder.display());
-        }
-    }
-}
-
-fn java(script: &Path, version: &str, mode: Mode, folder: &Path) -> Result<Server> {
-    let folder = folder.join("java");
-    let (name_server, port) = (free_port()?, free_port()?);
-    let said = |command: &mut Command| -> Result<String> {
-        let output = command.output().with_context(|| format!("cannot start {}", script.display()))?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-        Ok(text)
-    };
-    said(Command::new(script).args(["prepare", version]))?;
-    let peer = Peer { script: script.to_owned(), folder: folder.clone() };
-    let way = if mode == Mode::Sync { "sync" } else { "async" };
-    let log = folder.with_extension("said");
-    // Its output goes to a file: the servers that it leaves running would hold a pipe open.
-    let file = std::fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-    let mut start = Command::new(script);
-    start.args(["start", version, way]).arg(&folder);
-    start.env("NS_PORT", name_server.to_string()).env("BROKER_PORT", port.to_string());
-    start.env("HA_PORT", free_port()?.to_string());
-    start.stdout(file.try_clone().context("cannot copy a file handle")?).stderr(file);
-    let status = start.status().with_context(|| format!("cannot start {}", script.display()))?;
-    ensure!(status.success(), "{start:?}: {}", std::fs::read_to_string(&log).unwrap_or_else(|error| error.to_string()));
-    let pids = said(Command::new(script).arg("pids").arg(&folder))?;
-    let pid = pids.lines().find_map(|line| line.strip_prefix("broker ")?.trim().parse().ok());
-    let pid = pid.with_context(|| format!("the Java broker does not run: {pids}"))?;
-    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    Ok(Server { addr, pid, warms_up: true, _process: Alive::Java(peer) })
 }

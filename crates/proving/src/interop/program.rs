@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// Longest that one command of a program may take.
 const COMMAND: Duration = Duration::from_secs(240);
+/// How lines begin that tell what a member of a group takes.
+const TOOK: &str = "took ";
 
 /// A program that is running and takes commands.
 pub(super) struct Program {
@@ -18,6 +20,8 @@ pub(super) struct Program {
     commands: ChildStdin,
     lines: Receiver<String>,
     log: PathBuf,
+    /// Lines that came unasked: what a member of a group takes.
+    took: Vec<String>,
 }
 
 impl Program {
@@ -42,32 +46,75 @@ impl Program {
                 }
             }
         });
-        Ok(Self { child, commands, lines, log })
+        Ok(Self { child, commands, lines, log, took: Vec::new() })
     }
 
     /// Gives a command and counts its checks.
     pub(super) fn command(&mut self, tally: &mut Tally, client: &str, words: &str) -> Result<()> {
-        writeln!(self.commands, "{words}").context("the program takes no commands any more")?;
-        let end = Instant::now() + COMMAND;
-        loop {
-            let line = match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(line) => line,
-                Err(RecvTimeoutError::Timeout) => {
-                    bail!("{words}: no end after {COMMAND:?}; see {}", self.log.display())
-                }
-                Err(RecvTimeoutError::Disconnected) => bail!("{words}: the program ended; see {}", self.log.display()),
-            };
-            if line == "done" {
-                return Ok(());
-            }
+        self.run(words, |line| {
             if let Some(check) = line.strip_prefix("ok ") {
                 tally.pass(&format!("interop {client}: {check}"));
             } else if let Some(failure) = line.strip_prefix("FAIL ") {
                 let (check, why) = failure.split_once(": ").unwrap_or((failure, ""));
                 tally.fail(&format!("interop {client}: {check}"), why);
             }
-            // Anything else is what RocketMQ's libraries print.
+        })
+    }
+
+    /// Gives a command and answers its lines that begin with this word, without it.
+    pub(super) fn ask(&mut self, words: &str, word: &str) -> Result<Vec<String>> {
+        let mut answers = Vec::new();
+        let mut failure = None;
+        self.run(words, |line| match line.split_once(' ') {
+            Some((first, rest)) if first == word => answers.push(rest.to_owned()),
+            Some(("FAIL", why)) => failure = Some(why.to_owned()),
+            _ => {}
+        })?;
+        match failure {
+            Some(why) => bail!("{why}; see {}", self.log.display()),
+            None => Ok(answers),
         }
+    }
+
+    /// Gives a command that has nothing to say.
+    pub(super) fn tell(&mut self, words: &str) -> Result<()> {
+        self.ask(words, "").map(|_| ())
+    }
+
+    /// Gives a command and shows its lines, up to its end. Anything that is not expected is what RocketMQ's libraries print.
+    fn run(&mut self, words: &str, mut line: impl FnMut(&str)) -> Result<()> {
+        writeln!(self.commands, "{words}").context("the program takes no commands any more")?;
+        let end = Instant::now() + COMMAND;
+        loop {
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(said) if said == "done" => return Ok(()),
+                Ok(said) => match said.strip_prefix(TOOK) {
+                    Some(took) => self.took.push(took.to_owned()),
+                    None => line(&said),
+                },
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("{words}: no end after {COMMAND:?}; see {}", self.log.display())
+                }
+                Err(RecvTimeoutError::Disconnected) => bail!("{words}: the program ended; see {}", self.log.display()),
+            }
+        }
+    }
+
+    /// What members of groups have taken, in its order, and was not told yet.
+    pub(super) fn took(&mut self) -> Vec<String> {
+        let mut took = std::mem::take(&mut self.took);
+        took.extend(self.lines.try_iter().filter_map(|line| line.strip_prefix(TOOK).map(str::to_owned)));
+        took
+    }
+
+    /// SIGKILL; answers what members have taken until then.
+    pub(super) fn kill(mut self) -> Result<Vec<String>> {
+        self.child.kill().context("cannot kill a program")?;
+        self.child.wait().context("cannot wait for a program")?;
+        let mut took = self.took();
+        // Ends with the output, which has ended.
+        took.extend(self.lines.iter().filter_map(|line| line.strip_prefix(TOOK).map(str::to_owned)));
+        Ok(took)
     }
 
     /// No more commands: it ends by itself.

@@ -22,10 +22,11 @@ public final class Interop {
         }
         BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         Across across = new Across();
+        Peer peer = new Peer();
         for (String line = commands.readLine(); line != null; line = commands.readLine()) {
             String[] words = line.trim().split(" +");
             try {
-                command(words, across);
+                command(words, across, peer);
             } catch (Throwable error) {
                 error.printStackTrace();
                 System.out.println("FAIL " + line + ": " + error);
@@ -35,7 +36,7 @@ public final class Interop {
         System.exit(0);
     }
 
-    private static void command(String[] words, Across across) throws Exception {
+    private static void command(String[] words, Across across, Peer peer) throws Exception {
         switch (words[0]) {
             case "send": Sends.all(); break;
             case "consume": Consumes.all(); break;
@@ -50,6 +51,11 @@ public final class Interop {
             case "known-send": Known.send(words[1], Integer.parseInt(words[2])); break;
             case "known-read": Known.read(words[1], Integer.parseInt(words[2])); break;
             case "golden": Golden.all(words[1]); break;
+            case "peer-send": Peer.send(words[1]); break;
+            case "peer-take": Peer.take(words[1], words[2], words[3], Integer.parseInt(words[4])); break;
+            case "peer-join": peer.join(words[1], words[2], words[3]); break;
+            case "peer-owns": peer.owns(words[1], words[2]); break;
+            case "peer-leave": peer.leave(words[1]); break;
             default: throw new IllegalArgumentException("no such command: " + words[0]);
         }
     }
