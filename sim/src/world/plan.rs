@@ -234,7 +234,7 @@ fn groups(chance: &mut Chance) -> Vec<GroupPlan> {
         groups.push(group("red", true, true, Some("red"), strategy(chance)));
     }
     if chance.one_in(5) {
-        groups.push(group("each", false, true, None, Strategy::Averagely));
+        groups.push(group("each", false, chance.one_in(2), None, Strategy::Averagely));
     }
     groups
 }
