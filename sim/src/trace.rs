@@ -126,7 +126,7 @@ rare! {
     LockRefused = "a lock was refused",
     LockPassedOn = "a lock passed from one member to another",
     GroupSettled = "the members of a group agreed again",
-    SentElsewhere = "a send that one broker did not take was kept by another",
+    SentAgain = "a send was kept after an attempt that failed",
     UnknownFound = "a message whose end was unknown was found",
     UnknownAbsent = "a message whose end was unknown was not found",
     TwoCopies = "a send that was tried again left two copies",
@@ -146,7 +146,7 @@ rare! {
     CommitLowered = "a member that came late lowered its group's offset",
     MemberPaused = "a consumer stood still for longer than it is remembered",
     ProducerPaused = "a producer stood still",
-    RouteKept = "a route was kept while name servers knew nothing",
+    RouteKept = "a route was kept while a name server had only just started",
     TopicOfFirstMessage = "the first message created a topic",
     BeganAtEnd = "a new group began behind the last message",
     CommitSettled = "a closed consumer's offsets were found at the broker",
@@ -154,7 +154,7 @@ rare! {
 }
 
 /// The first of [`RARE`] that only the world of clients has; it has none of the others.
-pub const OF_CLIENTS: usize = Rare::SentElsewhere as usize;
+pub const OF_CLIENTS: usize = Rare::SentAgain as usize;
 
 /// How often each rare thing happened.
 pub type Counts = [u64; RARE.len()];

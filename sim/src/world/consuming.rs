@@ -105,8 +105,8 @@ impl Consuming {
             pull_batch: plan.pull_batch,
             queue_messages: plan.queue_messages,
             commit_every: plan.commit_every,
-            rebalance_every: Duration::from_secs(2),
-            hold: Duration::from_secs(2),
+            rebalance_every: Duration::from_secs(3),
+            hold: Duration::from_secs(4),
             later: Duration::from_millis(200),
             later_max: Duration::from_secs(2),
             ..PushConfig::new(client, group.name.to_owned(), group.topics.iter().map(subscription).collect())

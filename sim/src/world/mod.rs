@@ -473,8 +473,8 @@ impl World {
             Phase::Trouble | Phase::Over => {}
             Phase::Settling => {
                 let doubt = self.unsettled();
-                // Whoever has gone without a word is forgotten by then.
-                let forgotten = healed + MILLI * self.plan.servers.client_timeout_ms + 12 * SECOND;
+                // Whoever has gone without a word is forgotten by then: brokers look for them as often as that.
+                let forgotten = healed + 2 * MILLI * self.plan.servers.client_timeout_ms + 3 * SECOND;
                 match doubt {
                     None if now >= forgotten => {
                         self.stage.happened(Rare::GroupSettled);
@@ -561,7 +561,15 @@ impl World {
 
     /// What keeps a group from having each queue in the hands of exactly one member.
     fn undivided(&self, reaches: &[(MessageQueue, u64)]) -> Option<Doubt> {
-        for (nth, group) in self.plan.groups.iter().enumerate().filter(|(_, group)| group.shared) {
+        for (nth, group) in self.plan.groups.iter().enumerate() {
+            if !group.shared {
+                let each = self.consumers.iter().filter(|consumer| consumer.group == nth);
+                let lacks = |consumer: &Consuming| reaches.iter().find(|(queue, _)| !consumer.assigned.contains(queue));
+                if let Some((queue, _)) = each.filter_map(lacks).next() {
+                    return Some(("one-owner", format!("one of {} does not have {queue:?}", group.name)));
+                }
+                continue;
+            }
             let mut owners: BTreeMap<&MessageQueue, NodeId> = BTreeMap::new();
             let members: Vec<_> = self.consumers.iter().filter(|consumer| consumer.group == nth).collect();
             for consumer in &members {

@@ -234,7 +234,7 @@ fn groups(chance: &mut Chance) -> Vec<GroupPlan> {
         groups.push(group("red", true, true, Some("red"), strategy(chance)));
     }
     if chance.one_in(5) {
-        groups.push(group("each", false, true, None, Strategy::Averagely));
+        groups.push(group("each", false, chance.one_in(2), None, Strategy::Averagely));
     }
     groups
 }
@@ -257,7 +257,7 @@ fn servers(chance: &mut Chance, brokers: usize, name_servers: usize, heal_at: u6
         flush_timeout_ms: *chance.pick(&[50, 300, 5_000]),
         register_every_ms,
         broker_timeout_ms: 120_000,
-        client_timeout_ms: *chance.pick(&[6_000, 12_000]),
+        client_timeout_ms: *chance.pick(&[4_000, 8_000]),
         members: Vec::new(),
         last_leave: None,
         auto_create: chance.one_in(2),

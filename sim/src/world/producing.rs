@@ -288,7 +288,7 @@ impl Producing {
                                 lent.stage.happened(Rare::BatchReceipts);
                             }
                             if receipt.attempts > 1 {
-                                lent.stage.happened(Rare::SentElsewhere);
+                                lent.stage.happened(Rare::SentAgain);
                             }
                         }
                         Err(SendError::Refused { attempts, .. }) => {

@@ -339,8 +339,13 @@ impl Truth {
         }
         let now = stage.now;
         let lane = self.lane(group, queue);
+        let other = lane.last_commit.replace((who, now)).filter(|(last, at)| *last != who && at + LATE > now);
         if first {
             lane.pins.insert(who, offset);
+            if other.is_some() {
+                // Two members keep a beginning each, and nobody knows which comes last.
+                lane.lowered_at = Some(now);
+            }
             if lane.assigned_at.is_none() {
                 return;
             }
@@ -348,7 +353,6 @@ impl Truth {
         if lane.start.is_none() {
             (lane.start, lane.next, lane.done) = (Some(offset), Some(offset), offset);
         }
-        let other = lane.last_commit.replace((who, now)).filter(|(last, at)| *last != who && at + LATE > now);
         if offset < lane.highest {
             // A member that has given the queue away, or has not heard of it yet, comes late: RocketMQ's brokers take the
             // lower offset, and messages are repeated. What was lowered stays so until the next commit.

@@ -49,6 +49,9 @@ pub(crate) type Marks = BTreeMap<Generation, QueueOffset>;
 pub(crate) struct Queues {
     terms: Terms,
     owned: BTreeMap<MessageQueue, Generation>,
+    /// Where a member whose offsets no broker keeps goes on in a queue that was not in the route for a while. Beginning again
+    /// would repeat everything, or pass over what came meanwhile.
+    kept: BTreeMap<MessageQueue, QueueOffset>,
     readings: BTreeMap<Generation, Reading>,
     last: u64,
     calls: BTreeMap<CallId, (Generation, Asked)>,
@@ -123,6 +126,7 @@ impl Queues {
         Self {
             terms,
             owned: BTreeMap::new(),
+            kept: BTreeMap::new(),
             readings: BTreeMap::new(),
             last: 0,
             calls: BTreeMap::new(),
@@ -160,8 +164,12 @@ impl Queues {
                 }
                 continue;
             }
-            let start = if self.terms.commits { Start::Query(None) } else { Start::Begin };
-            self.begin(queue.clone(), Stage::Starting(start), fresh(queue), lent, cx);
+            let stage = match self.kept.remove(queue) {
+                Some(at) => Stage::Reading(ProcessQueue::new(at)),
+                None if self.terms.commits => Stage::Starting(Start::Query(None)),
+                None => Stage::Starting(Start::Begin),
+            };
+            self.begin(queue.clone(), stage, fresh(queue), lent, cx);
         }
     }
 
@@ -196,6 +204,9 @@ impl Queues {
         self.changed = true;
         self.given_up += span.len() as u64;
         let upto = span.committable();
+        if !self.terms.commits && lent.heartbeats.is_some() {
+            self.kept.insert(queue.clone(), upto);
+        }
         if !self.terms.commits || reading.committed.is_some_and(|committed| committed >= upto) {
             return;
         }
