@@ -210,6 +210,7 @@ impl Consuming {
                 lent.stage.happened(Rare::LostWhileRunning);
             }
             self.handed.retain(|(queue, _)| queue != gone);
+            truth.dropped(lent.stage, self.watched, gone);
         }
         for queue in &queues {
             truth.assigned(lent.stage, self.reader(), queue);

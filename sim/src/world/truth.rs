@@ -79,6 +79,8 @@ struct Lane {
     /// The highest offset that somebody has committed, and when somebody else has sent a lower one behind it.
     highest: u64,
     lowered_at: Option<u64>,
+    /// When somebody has given it away last: also when all is well, a new queue has them all shared out anew.
+    dropped_at: u64,
     /// Who has committed last, and when.
     last_commit: Option<(Who, u64)>,
     /// When some member was the first to say that the queue is its.
@@ -236,6 +238,12 @@ impl Truth {
         }
     }
 
+    /// A consumer has given a queue away.
+    pub(crate) fn dropped(&mut self, stage: &Stage, group: usize, queue: &MessageQueue) {
+        let now = stage.now;
+        self.lane(group, queue).dropped_at = now;
+    }
+
     /// A listener is given a message. `again`: it has said *later* of it. `before`: this life of the consumer has handed it
     /// out under this assignment.
     pub(crate) fn handed(
@@ -255,7 +263,7 @@ impl Truth {
                 if before { "given twice in one assignment" } else { "said to be given again, and never was before" };
             return stage.blame("twice", format!("{} is {what}", text()));
         }
-        let settled = self.settled_at.is_some();
+        let settled = self.settled_at;
         let lane = self.lane(group, queue);
         let first_pin = lane.pins.values().min().copied();
         let Some(last) = lane.handed.insert(*offset, who) else {
@@ -264,6 +272,9 @@ impl Truth {
             if *offset < next && first_pin.is_some_and(|pin| pin <= *offset) {
                 // Two members have found a beginning each. What lies between was sent before anybody had the queue.
                 return;
+            }
+            if *offset > next && lane.pins.values().any(|pin| pin == offset) {
+                (lane.start, lane.done) = (Some(*offset), *offset);
             } else if !in_order {
                 stage.blame("order", format!("{} is the first; {next} was to be the next", text()));
             }
@@ -276,7 +287,7 @@ impl Truth {
         if again {
             return;
         }
-        if settled && lane.lowered_at.is_none() {
+        if settled.is_some_and(|at| lane.dropped_at < at) && lane.lowered_at.is_none() {
             stage.blame("twice", format!("{} comes again although all is well; {last:?} had it before", text()));
         }
         stage.happened(match self.over.get(&last) {
@@ -346,9 +357,7 @@ impl Truth {
                 // Two members keep a beginning each, and nobody knows which comes last.
                 lane.lowered_at = Some(now);
             }
-            if lane.assigned_at.is_none() {
-                return;
-            }
+            return;
         }
         if lane.start.is_none() {
             (lane.start, lane.next, lane.done) = (Some(offset), Some(offset), offset);
@@ -365,14 +374,16 @@ impl Truth {
             lane.lowered_at = None;
         }
         lane.highest = lane.highest.max(offset);
-        let open = lane.handed.range(..offset).find(|(handed, _)| !lane.processed.contains(handed));
+        // Of two beginnings the higher one may have come last.
+        let low = lane.start.max(lane.pins.get(&who).copied()).unwrap_or(0).min(offset);
+        let open = lane.handed.range(low..offset).find(|(handed, _)| !lane.processed.contains(handed));
         if let Some((open, _)) = open {
             stage.blame(
                 "committed",
                 format!("{who:?} commits {offset} of {queue:?} for {name}; {open} is not processed"),
             );
         }
-        if whole && offset > lane.done {
+        if whole && offset > lane.done.max(low) {
             let done = lane.done;
             stage.blame(
                 "committed",
