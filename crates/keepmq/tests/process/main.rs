@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 fn keepmq(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keepmq"));
@@ -51,6 +52,13 @@ impl Dev {
 
 impl Drop for Dev {
     fn drop(&mut self) {
+        // Asked first: what it holds in a temporary folder would stay there for good.
+        let asked = Command::new("kill").arg(self.child.id().to_string()).stderr(Stdio::null()).status();
+        let mut looks = if asked.is_ok_and(|status| status.success()) { 200 } else { 0 };
+        while looks > 0 && matches!(self.child.try_wait(), Ok(None)) {
+            looks -= 1;
+            std::thread::sleep(Duration::from_millis(50));
+        }
         // It has ended already, unless the test failed; then there is nothing more to be said.
         let _ = self.child.kill().and_then(|()| self.child.wait());
     }
