@@ -155,18 +155,21 @@ fn sim(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
         &format!("run --seeds {seeds} --from {first_seed} --require-sometimes --results {results}"),
     )?;
     play("the same seeds give the same traces, in another process", &format!("check {results}"))?;
-    // A long run that was done once: ten of its seeds must still be the same universes.
-    let kept = root().join("sim/results/long-run.json");
-    play("ten seeds of the long run give the traces they gave then", &format!("check {}", kept.display()))?;
-    let results = target().join("sim/world-results.json");
-    let results = results.display();
+    let worlds = target().join("sim/worlds.json");
+    let worlds = worlds.display();
     play(
         &format!("{seeds} worlds of real clients from {first_seed} on, every rare path reached"),
-        &format!("run --world --seeds {seeds} --from {first_seed} --require-sometimes --results {results}"),
+        &format!("run --world --seeds {seeds} --from {first_seed} --require-sometimes --results {worlds}"),
     )?;
-    play("the same worlds give the same traces, in another process", &format!("check {results}"))?;
-    let kept = root().join("sim/results/world.json");
-    play("ten seeds of the long run of worlds give the traces they gave then", &format!("check {}", kept.display()))?;
+    play("the same worlds give the same traces, in another process", &format!("check {worlds}"))?;
+    // Long runs that were done once: ten seeds of each must still be the same universes.
+    for (what, file) in [("universes", "long-run.json"), ("worlds", "world.json")] {
+        let kept = root().join("sim/results").join(file);
+        play(
+            &format!("ten seeds of the long run of {what} give the traces they gave then"),
+            &format!("check {}", kept.display()),
+        )?;
+    }
     for bug in tidy::planted_bugs(&root())? {
         play(&format!("finds the planted bug {bug}"), &format!("run --planted {bug} --seeds {planted_seeds}"))?;
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// `keepmq` with these name servers.
 fn at(name_servers: &str, words: &str) -> (Option<i32>, String, String) {
-    let words: Vec<&str> = words.split(' ').chain(["-n", name_servers]).collect();
+    let words: Vec<&str> = words.split(' ').chain(["--namesrv", name_servers]).collect();
     ended(&words)
 }
 
@@ -178,7 +178,7 @@ fn interrupted_once_a_consumer_commits_and_a_tour_leaves_nobody_behind() {
     let base = free_ports();
     let _dev = Dev::start(&["dev", "--ephemeral", "--port-base", &base.to_string()]);
     let name_server = format!("127.0.0.1:{base}");
-    let words = ["consume", "demo", "-g", "watchers", "-n", &name_server];
+    let words = ["consume", "demo", "-g", "watchers", "--namesrv", &name_server];
     let consumer = keepmq(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     until("something is consumed", || at(&name_server, "group lag watchers -o json").1.contains("\"lag\":0"));
     signal(&consumer, "-INT");
