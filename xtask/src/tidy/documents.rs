@@ -10,6 +10,18 @@ const COMMANDS: &[(&str, &str)] = &[
     ("cargo xtask bench", "by hand: a bench needs a quiet machine"),
 ];
 
+/// The verbs of the binary that the README shows, and where each is run.
+const VERBS: &[(&str, &str)] = &[
+    ("nameserver", "crash (keepmq-proving, nearly every step)"),
+    ("broker", "crash (keepmq-proving, nearly every step)"),
+    ("send", "unit (keepmq/tests/process/client.rs)"),
+    ("consume", "unit (keepmq/tests/process/client.rs)"),
+    ("topic", "unit (keepmq/tests/process/client.rs)"),
+    ("group", "unit (keepmq/tests/process/client.rs)"),
+    ("bench", "unit (keepmq/tests/process/client.rs)"),
+    ("prove", "crash (keepmq-proving prove)"),
+];
+
 pub(super) fn links(project: &Project) -> Vec<String> {
     let mut faults = Vec::new();
     for (path, text) in project.ending(".md") {
@@ -53,6 +65,11 @@ pub(super) fn commands(project: &Project) -> Vec<String> {
             if !COMMANDS.iter().any(|(known, _)| *known == command) {
                 faults.push(format!("no step runs `{command}`"));
             }
+        } else if shell && let Some(words) = line.strip_prefix("keepmq ") {
+            let verb = words.split_whitespace().next().unwrap_or_default();
+            if !VERBS.iter().any(|(known, _)| *known == verb) {
+                faults.push(format!("no step runs `keepmq {verb}`"));
+            }
         }
     }
     faults
@@ -76,6 +93,6 @@ mod tests {
     fn commands_that_nobody_runs_are_found() {
         let text = "```sh\ncargo xtask test   # all\ncargo xtask launch\nkeepmq x\n```\n```java\n./not a command\n```\n```sh\n./go\n```\n";
         let faults = commands(&project(&[("README.md", text)], &[]));
-        assert_eq!(faults, ["no step runs `cargo xtask launch`", "no step runs `./go`"]);
+        assert_eq!(faults, ["no step runs `cargo xtask launch`", "no step runs `keepmq x`", "no step runs `./go`"]);
     }
 }
