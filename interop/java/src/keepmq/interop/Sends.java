@@ -57,6 +57,8 @@ final class Sends {
             SendResult result = kept(producer.send(message(topic, number)));
             ends.merge(result.getMessageQueue().getQueueId(), result.getQueueOffset() + 1, Math::max);
         }
+        // The first of them may have made the topic. A consumer that starts before the route is there asks again after 30 s only.
+        Clients.queues(producer, topic);
         return ends;
     }
 
