@@ -10,10 +10,11 @@
 //! Deliberately absent: retries. After a failed write or sync nothing is known about the bytes, and the store stops.
 #![forbid(unsafe_code)]
 
+mod direct;
 mod lock;
 mod os_disk;
 mod space;
 
 pub use lock::{Holder, LockError, StoreLock};
-pub use os_disk::{OsDisk, OsFile};
+pub use os_disk::{LogIo, OsDisk, OsFile};
 pub use space::{free_bytes, total_bytes};

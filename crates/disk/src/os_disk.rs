@@ -1,3 +1,4 @@
+use crate::direct::{Direct, Done, Staging};
 use keepmq_store::{Disk, File};
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
@@ -5,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Zeroes are written in pieces of this size where space cannot be reserved otherwise.
 static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
@@ -14,6 +15,18 @@ static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
 #[derive(Clone, Debug)]
 pub struct OsDisk {
     root: Arc<Path>,
+    log_io: LogIo,
+    staging: Arc<Mutex<Staging>>,
+}
+
+/// How the end of the log is made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogIo {
+    /// Past the system's cache, where the file system can: less time and less CPU for each group of messages. What a consumer
+    /// reads that is older than the broker's own memory comes from the device.
+    Direct,
+    /// Into the system's cache, and a sync behind it.
+    Buffered,
 }
 
 impl OsDisk {
@@ -24,7 +37,7 @@ impl OsDisk {
         if !root.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        Ok(Self { root: root.into() })
+        Ok(Self { root: root.into(), log_io: LogIo::Buffered, staging: Arc::default() })
     }
 
     /// The store in a folder that is made, durably, when it does not exist yet.
@@ -42,6 +55,17 @@ impl OsDisk {
             }
         }
         Self::at(&root)
+    }
+
+    /// With another way to write the end of the log; at first it is [`LogIo::Buffered`].
+    #[must_use]
+    pub fn writing_logs(self, log_io: LogIo) -> Self {
+        Self { log_io, ..self }
+    }
+
+    fn opened(&self, path: PathBuf, file: fs::File) -> OsFile {
+        let direct = Direct::new(self.log_io == LogIo::Direct);
+        OsFile { file, path, direct, staging: Arc::clone(&self.staging) }
     }
 
     /// The root, absolute.
@@ -63,8 +87,9 @@ impl Disk for OsDisk {
     type File = OsFile;
 
     fn open(&self, path: &Path) -> io::Result<OsFile> {
-        let file = fs::OpenOptions::new().read(true).write(true).open(self.path(path))?;
-        Ok(OsFile { file })
+        let path = self.path(path);
+        let file = fs::OpenOptions::new().read(true).write(true).open(&path)?;
+        Ok(self.opened(path, file))
     }
 
     fn create(&self, path: &Path, len: u64) -> io::Result<OsFile> {
@@ -73,7 +98,7 @@ impl Disk for OsDisk {
         // The length and the reserved blocks must be durable before anybody relies on them: `sync_data` of a later write
         // need not cover them.
         match reserve(&file, len).and_then(|()| file.sync_all()) {
-            Ok(()) => Ok(OsFile { file }),
+            Ok(()) => Ok(self.opened(path, file)),
             Err(why) => {
                 drop(file);
                 let why = if is_no_space(&why) { io::Error::new(io::ErrorKind::StorageFull, why) } else { why };
@@ -149,6 +174,9 @@ fn is_no_space(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub struct OsFile {
     file: fs::File,
+    path: PathBuf,
+    direct: Direct,
+    staging: Arc<Mutex<Staging>>,
 }
 
 impl File for OsFile {
@@ -181,6 +209,17 @@ impl File for OsFile {
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         // Goes on after a short write until an error explains it: the file's writer is told of every byte that is missing.
         self.file.write_all_at(bytes, at)
+    }
+
+    fn write_durably_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let same = (&*self.path, &self.file, self.len()?);
+        match self.direct.write(same, at, bytes, &self.staging)? {
+            Done::Durable => Ok(()),
+            Done::Nothing => {
+                self.write_at(at, bytes)?;
+                self.sync_data()
+            }
+        }
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {

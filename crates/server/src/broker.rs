@@ -91,6 +91,7 @@ impl Opened {
     /// Takes the lock, recovers the store, opens the ports.
     pub(crate) fn start(mut setup: BrokerSetup, health: &Health) -> Result<Self, Failure> {
         let disk = OsDisk::make(&setup.root).map_err(|error| folder_refused(&setup.root, &error))?;
+        let disk = disk.writing_logs(setup.log_io);
         let root = disk.root().to_owned();
         let lock = StoreLock::take(&root).map_err(lock_refused)?;
         let (seed, flush) = (setup.store.seed, setup.store.flush);

@@ -42,6 +42,13 @@ pub trait File: Send + Sync + 'static {
     fn read_cached_at(&self, at: u64, into: &mut [u8]) -> io::Result<bool>;
     /// Writes all of `bytes` at position `at`; a short write is an error.
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Writes all of `bytes` at position `at` and makes them durable, as `write_at` and `sync_data` do; a disk may do both in
+    /// one call. Only at the end of what is written, and when all that was written before is synced: behind the bytes, up to
+    /// the next multiple of 4096, stand zeroes, and zeroes may be written there again.
+    fn write_durably_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_at(at, bytes)?;
+        self.sync_data()
+    }
     /// Cuts or extends (with zeroes) to `len`.
     fn truncate(&self, len: u64) -> io::Result<()>;
     /// Makes everything written so far durable.

@@ -51,7 +51,7 @@ pub struct Files<D: Disk> {
     segments: RwLock<BTreeMap<u64, Arc<D::File>>>,
     others: Mutex<BTreeMap<PathBuf, Arc<D::File>>>,
     chunks: Mutex<Chunks>,
-    windows: Mutex<VecDeque<Chunk>>,
+    windows: Mutex<Windows>,
     commit: AtomicU64,
     min: AtomicU64,
 }
@@ -63,11 +63,24 @@ pub(crate) struct Chunks {
     bytes: usize,
 }
 
+/// Pieces of the log that were read from a file, the newest last.
+#[derive(Debug, Default)]
+struct Windows {
+    windows: VecDeque<Chunk>,
+    /// Memory of one that went and that nobody uses any more, to be filled again.
+    spare: Vec<u8>,
+}
+
 impl Chunks {
     /// The chunk that holds position `at`.
     pub(crate) fn find(&self, at: u64) -> Option<&Chunk> {
         let after = self.chunks.partition_point(|chunk| chunk.at <= at);
         self.chunks.get(after.checked_sub(1)?).filter(|chunk| at < chunk.end())
+    }
+
+    /// Position of the first byte that is in a chunk; the end of all positions when there is none.
+    pub(crate) fn first(&self) -> u64 {
+        self.chunks.front().map_or(u64::MAX, |chunk| chunk.at)
     }
 
     /// Adds the newest; answers an evicted buffer that nobody uses any more, to be filled again.
@@ -136,16 +149,24 @@ impl<D: Disk> Files<D> {
 
     /// A piece of the log that was read from a file a moment ago and begins at `at`.
     pub(crate) fn window(&self, at: u64) -> Option<Bytes> {
-        lock(&self.windows).iter().find(|window| window.at == at).map(|window| window.bytes.clone())
+        lock(&self.windows).windows.iter().find(|window| window.at == at).map(|window| window.bytes.clone())
+    }
+
+    /// Memory for the next window, with anything in it.
+    pub(crate) fn spare_window(&self) -> Vec<u8> {
+        std::mem::take(&mut lock(&self.windows).spare)
     }
 
     /// Keeps a piece of the log that was read from a file, for the readers of other queues that come along.
     pub(crate) fn remember_window(&self, at: u64, bytes: Bytes) {
-        let mut windows = lock(&self.windows);
+        let Windows { windows, spare } = &mut *lock(&self.windows);
         // The tail's window grows with the commit: the longer one takes its place.
         windows.retain(|window| window.at != at);
-        if windows.len() == WINDOWS {
-            windows.pop_front();
+        if windows.len() == WINDOWS
+            && let Some(old) = windows.pop_front()
+            && old.bytes.is_unique()
+        {
+            *spare = Vec::from(old.bytes);
         }
         windows.push_back(Chunk { at, bytes });
     }
@@ -153,7 +174,7 @@ impl<D: Disk> Files<D> {
     /// Gives the memory of remembered chunks and windows back.
     pub(crate) fn forget_chunks(&self) {
         *lock(&self.chunks) = Chunks::default();
-        *lock(&self.windows) = VecDeque::new();
+        *lock(&self.windows) = Windows::default();
     }
 
     pub(crate) fn chunks(&self) -> MutexGuard<'_, Chunks> {

@@ -236,8 +236,9 @@ impl<D: Disk> LogReader<D> {
                 count
             } else {
                 // Chunks are the newest part of the log, and entries go forward: behind one that is cached all are.
-                let uncached = rest.iter().take_while(|entry| chunks.find(entry.at.0).is_none()).count();
+                let cached = chunks.first();
                 drop(chunks);
+                let uncached = rest.partition_point(|entry| entry.at.0 < cached);
                 self.read_near(&rest[..uncached], &mut pieces, wait)?
             };
             rest = &rest[done..];
@@ -262,7 +263,10 @@ impl<D: Disk> LogReader<D> {
             Some(window) => window,
             None => {
                 let len = usize::try_from(end - start).expect("a window is small");
-                let window = Bytes::from(self.segment_bytes(start, len, wait)?);
+                let mut window = self.files.spare_window();
+                window.resize(len, 0);
+                self.fill_segment(start, &mut window, wait)?;
+                let window = Bytes::from(window);
                 self.files.remember_window(start, window.clone());
                 window
             }
@@ -291,12 +295,9 @@ impl<D: Disk> LogReader<D> {
     fn check(&self, entries: &[Entry], bytes: &[u8]) -> Result<(), Stop> {
         for entry in entries {
             let start = usize::try_from(entry.at.0 - entries[0].at.0).expect("inside the run");
-            let what = match record::decode(&bytes[start..], entry.at) {
-                Ok(Found::Record(record)) if record.bytes.len() == entry.size as usize => continue,
-                Ok(_) => "the queue says that another record stands there".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            return Err(self.damaged(entry.at.0, what));
+            if let Err(error) = record::verify(&bytes[start..][..entry.size as usize], entry.at) {
+                return Err(self.damaged(entry.at.0, error.to_string()));
+            }
         }
         Ok(())
     }
@@ -344,6 +345,12 @@ impl<D: Disk> LogReader<D> {
     }
 
     fn segment_bytes(&self, at: u64, len: usize, wait: Wait) -> Result<Vec<u8>, Stop> {
+        let mut bytes = vec![0; len];
+        self.fill_segment(at, &mut bytes, wait)?;
+        Ok(bytes)
+    }
+
+    fn fill_segment(&self, at: u64, into: &mut [u8], wait: Wait) -> Result<(), Stop> {
         let base = self.files.base(at);
         let path = segment_path(base);
         let Some(file) = self.files.segment(base) else {
@@ -353,9 +360,7 @@ impl<D: Disk> LogReader<D> {
                 false => self.damaged(at, "the file is missing".to_owned()),
             });
         };
-        let mut bytes = vec![0; len];
-        fill(&*file, &path, at - base, &mut bytes, wait)?;
-        Ok(bytes)
+        fill(&*file, &path, at - base, into, wait)
     }
 
     fn damaged(&self, at: u64, what: String) -> Stop {

@@ -31,6 +31,9 @@ pub struct ProducerConfig {
     pub max_message_bytes: usize,
     /// Largest body of one request that carries a batch; what is larger is split.
     pub max_batch_bytes: usize,
+    /// Largest body of one request that carries messages which were sent in one turn of the producer, each by itself: they go
+    /// out together, without waiting for more. 0: each goes alone (autoBatch, batchMaxBytes; RocketMQ's client does not).
+    pub auto_batch_bytes: usize,
     /// Messages that may be under way.
     pub in_flight: usize,
     /// Bytes of bodies that may be under way.
@@ -52,6 +55,7 @@ impl ProducerConfig {
             compress_over: 4096,
             max_message_bytes: 4 << 20,
             max_batch_bytes: 1 << 20,
+            auto_batch_bytes: 128 << 10,
             in_flight: 10_000,
             in_flight_bytes: 64 << 20,
             avoid_slow: true,

@@ -9,6 +9,8 @@
 
 mod api;
 mod attempt;
+mod gather;
+mod parcel;
 
 pub use api::{ProducerCommand, ProducerConfig, ProducerReport, ProducerWork, Receipt, SendError, SendId, Target};
 
@@ -19,10 +21,12 @@ use crate::message::{Message, MessageError, PROPERTIES_MAX};
 use crate::routes::{News, Route, RouteError, Routes, default_topic};
 use crate::selector::Selector;
 use attempt::{Ended, Item};
+use gather::{Gathered, Group};
+use parcel::{Last, Parcel, State};
 use keepmq_protocol::body::{Heartbeat, ProducerData};
 use keepmq_protocol::request::Unregister;
 use keepmq_protocol::seam::{CallId, Core, Effect, Event, Exit, Outcome};
-use keepmq_protocol::{BrokerName, MessageQueue, Response, ResponseCode, Topic};
+use keepmq_protocol::{MessageQueue, Response, ResponseCode, Topic};
 use keepmq_world::{Mono, Now, planted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,8 +34,7 @@ use std::time::Duration;
 
 type Cxp = Cx<ProducerWork>;
 
-/// How long a send rests when everybody was tried: doubled each time.
-const REST: Duration = Duration::from_millis(50);
+/// The longest rest of a send.
 const REST_MAX: Duration = Duration::from_millis(500);
 /// What there is to end when the process is asked to.
 const STOP: Duration = Duration::from_secs(3);
@@ -46,6 +49,8 @@ pub struct Producer {
     heartbeats: Heartbeats,
     selector: Selector,
     ids: MessageIds,
+    /// What was sent in this turn, and goes out at its end.
+    gathered: Gathered,
     parcels: BTreeMap<u64, Parcel>,
     last_parcel: u64,
     /// Which parcel a request carries.
@@ -80,47 +85,6 @@ enum Life {
     Over,
 }
 
-/// What goes in one request: a message, or a batch.
-struct Parcel {
-    items: Vec<Item>,
-    bytes: usize,
-    to: Target,
-    /// The queue that its sharding key has chosen.
-    shard: Option<MessageQueue>,
-    until: Mono,
-    state: State,
-    /// Requests that may have reached a broker.
-    attempts: u32,
-    /// Those that count among the attempts that a send has.
-    counted: u32,
-    /// Attempts since the last rest.
-    in_turn: usize,
-    rest: Duration,
-    avoid: Option<BrokerName>,
-    /// What happened last, and by whose fault.
-    last: Last,
-    /// The end of an attempt is unknown.
-    doubt: bool,
-}
-
-enum State {
-    /// For the route, until its time is over.
-    Waiting,
-    Resting(Mono),
-    Asking {
-        queue: MessageQueue,
-        since: Mono,
-    },
-}
-
-/// What is told of a send that did not end well.
-#[derive(Default)]
-struct Last {
-    code: Option<i32>,
-    broker: Option<BrokerName>,
-    why: String,
-}
-
 /// Where a message can go.
 enum Way {
     Known(Arc<Route>),
@@ -146,6 +110,7 @@ impl Producer {
             heartbeats: Heartbeats::new(client.heartbeat, client.api_timeout, true),
             selector: Selector::new(config.avoid_slow, &mut cx.chance),
             ids: MessageIds::new(&client.host, client.pid, who),
+            gathered: Gathered::default(),
             parcels: BTreeMap::new(),
             last_parcel: 0,
             calls: BTreeMap::new(),
@@ -174,8 +139,14 @@ impl Producer {
         match command {
             ProducerCommand::Send { id, message, to, timeout } => {
                 let item = self.item(id, message);
-                if let Some((item, until)) = self.admit(item, &to, timeout) {
-                    self.start(vec![item], to, until);
+                match self.admit(item, &to, timeout) {
+                    Some((item, until)) if to == Target::Any && Gathered::takes(&self.config, &item) => {
+                        if let Some(group) = self.gathered.add(item, until, self.config.auto_batch_bytes) {
+                            self.start_group(group);
+                        }
+                    }
+                    Some((item, until)) => self.start(vec![item], to, until),
+                    None => {}
                 }
             }
             ProducerCommand::SendBatch { messages, to, timeout } => self.batch(messages, &to, timeout),
@@ -287,24 +258,34 @@ impl Producer {
 
     // ---- the way of a parcel --------------------------------------------------------------------------------------------
 
+    /// Lets out what has gathered.
+    fn start_gathered(&mut self) {
+        while let Some(group) = self.gathered.take() {
+            self.start_group(group);
+        }
+    }
+
+    fn start_group(&mut self, Group { items, until, .. }: Group) {
+        let gathered = items.len() > 1;
+        self.begin(Parcel { gathered, ..Parcel::new(items, Target::Any, until) });
+    }
+
     fn start(&mut self, items: Vec<Item>, to: Target, until: Mono) {
+        self.begin(Parcel::new(items, to, until));
+    }
+
+    fn begin(&mut self, parcel: Parcel) {
         self.last_parcel += 1;
-        let parcel = Parcel {
-            bytes: items.iter().map(|item| item.message.body().len()).sum(),
-            items,
-            to,
-            shard: None,
-            until,
-            state: State::Waiting,
-            attempts: 0,
-            counted: 0,
-            in_turn: 0,
-            rest: REST,
-            avoid: None,
-            last: Last::default(),
-            doubt: false,
-        };
         self.advance(self.last_parcel, parcel);
+    }
+
+    /// A broker refuses messages that only this producer has put together: each is asked for by itself, so that none is refused
+    /// for another's sake.
+    fn part(&mut self, parcel: Parcel) {
+        let Parcel { items, to, until, attempts, .. } = parcel;
+        for item in items {
+            self.begin(Parcel { attempts, ..Parcel::new(vec![item], to.clone(), until) });
+        }
     }
 
     /// Goes on with a parcel that asks nobody and stands nowhere.
@@ -465,6 +446,13 @@ impl Producer {
                 (code, why, true)
             }
         };
+        if !again && parcel.gathered && !parcel.doubt && parcel.until > now {
+            if code == Some(ResponseCode::RequestCodeNotSupported as i32) {
+                // It will not understand the next one either.
+                self.config.auto_batch_bytes = 0;
+            }
+            return self.part(parcel);
+        }
         parcel.last = Last { code, broker: Some(queue.broker.clone()), why };
         if planted!("retry-without-time") {
             parcel.until = parcel.until.max(now + REST_MAX);
@@ -712,6 +700,9 @@ impl Core for Producer {
 
     fn handle(&mut self, event: Event<'_, ProducerCommand>, now: Now) {
         self.cx.now = now;
+        if !matches!(event, Event::Done(ProducerCommand::Send { .. })) {
+            self.start_gathered();
+        }
         match event {
             Event::Done(command) => self.command(command),
             Event::Answered { call, outcome } => match &mut self.life {
@@ -742,6 +733,7 @@ impl Core for Producer {
     }
 
     fn poll_effect(&mut self) -> Option<Effect<ProducerWork>> {
+        self.start_gathered();
         self.cx.poll_effect()
     }
 

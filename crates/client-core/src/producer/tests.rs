@@ -5,7 +5,7 @@ use keepmq_protocol::frame::{Caller, Form, Language};
 use keepmq_protocol::request::{Send, SendVia};
 use keepmq_protocol::response::ResponseHeader;
 use keepmq_protocol::seam::{CallError, Conn};
-use keepmq_protocol::{Request, message};
+use keepmq_protocol::{BrokerName, Request, message};
 use keepmq_world::Timestamp;
 use std::borrow::Cow;
 
@@ -710,4 +710,76 @@ fn each_send_gets_its_own_answer() {
         other => panic!("{other:?}"),
     });
     assert_eq!(offsets.collect::<Vec<_>>(), [(1, 10), (2, 11), (3, 12)]);
+}
+
+#[test]
+fn what_is_sent_in_one_turn_goes_out_together_and_is_refused_by_itself() {
+    let mut world = World::routed(&["a"], |config| config.compress_over = 100);
+    let turn = |world: &mut World, sends: &[(&str, usize)]| {
+        let id = |world: &mut World| {
+            world.sends += 1;
+            SendId(world.sends)
+        };
+        for (topic, len) in sends {
+            let (id, message) = (id(world), Message::new(topic, vec![b'b'; *len]).unwrap());
+            let command = ProducerCommand::Send { id, message, to: Target::Any, timeout: None };
+            world.producer.handle(Event::Done(command), at(world.now));
+        }
+        world.handle(Event::Tick);
+    };
+    let requests = |world: &World| -> Vec<(bool, usize)> {
+        let sends = world.calls.iter().filter_map(|(_, _, request, _)| match request {
+            Request::Send(send) => Some((send.via == SendVia::Batch, send.body.len())),
+            _ => None,
+        });
+        sends.collect()
+    };
+
+    // The third is worth compressing, and goes by itself.
+    turn(&mut world, &[("T", 10), ("T", 20), ("T", 200), ("T", 30)]);
+    let out = requests(&world);
+    assert_eq!(out.iter().filter(|(batch, _)| *batch).count(), 1, "{out:?}");
+    assert_eq!(out.len(), 2, "{out:?}");
+    world.answer_send(kept);
+    world.answer_send(kept);
+    let mut ends: Vec<String> = world.ends().split(' ').map(str::to_owned).collect();
+    ends.sort();
+    assert_eq!(ends, ["1:ok", "2:ok", "3:ok", "4:ok"]);
+
+    // A broker that refuses them together is asked for each, and only the one that it does not like is refused.
+    turn(&mut world, &[("T", 10), ("T", 11)]);
+    world.answer_send(code(ResponseCode::MessageIllegal));
+    assert_eq!(requests(&world), [(false, 10), (false, 11)]);
+    world.answer_send(code(ResponseCode::MessageIllegal));
+    world.answer_send(kept);
+    assert_eq!(world.ends(), "5:refused(13) 6:ok");
+
+    // What may have been kept is not taken apart.
+    turn(&mut world, &[("T", 10), ("T", 11)]);
+    world.answer_send(lost);
+    world.pass(SECOND / 20);
+    world.answer_send(code(ResponseCode::MessageIllegal));
+    assert_eq!(world.ends(), "7:unknown(13) 8:unknown(13)");
+
+    // One that does not know batches is not sent another.
+    turn(&mut world, &[("T", 10), ("T", 11)]);
+    world.answer_send(code(ResponseCode::RequestCodeNotSupported));
+    world.answer_send(kept);
+    world.answer_send(kept);
+    turn(&mut world, &[("T", 10), ("T", 11)]);
+    assert_eq!(requests(&world).len(), 2);
+    world.answer_send(kept);
+    world.answer_send(kept);
+    assert_eq!(world.ends(), "9:ok 10:ok 11:ok 12:ok");
+    assert_eq!((world.producer.messages, world.producer.bytes), (0, 0));
+
+    // Closing in the same turn drops none of them.
+    let mut world = World::routed(&["a"], |_| {});
+    for id in 1..=2 {
+        let command = ProducerCommand::Send { id: SendId(id), message: message(), to: Target::Any, timeout: None };
+        world.producer.handle(Event::Done(command), at(0));
+    }
+    world.tell(ProducerCommand::Close { within: Duration::from_secs(1) });
+    world.answer_send(kept);
+    assert_eq!(world.ends(), "1:ok 2:ok");
 }

@@ -133,7 +133,9 @@ fn a_record_without_the_property_is_checked_by_its_body() {
     java[..4].copy_from_slice(&u32::try_from(end).unwrap().to_be_bytes());
     java[94..96].copy_from_slice(&[0, 4]);
     assert_eq!(record(&java).properties, "K\u{1}v\u{2}");
+    assert_eq!(verify(&java, PLACE.at), Ok(()));
     java[88] ^= 1;
+    assert!(matches!(verify(&java, PLACE.at), Err(RecordError::Crc { .. })));
     assert!(matches!(decode(&java, PLACE.at), Err(RecordError::Crc { .. })));
 }
 
@@ -158,9 +160,13 @@ proptest! {
         prop_assert_eq!((record.born_host, record.store_host), (draft.born_host, draft.store_host));
         prop_assert_eq!((record.stored, record.queue_offset, record.at), (PLACE.stored, PLACE.queue_offset, PLACE.at));
 
+        prop_assert_eq!(verify(&bytes[..draft.size()], PLACE.at), Ok(()));
+        prop_assert!(verify(&bytes, PLACE.at).is_err(), "more than a record");
+        prop_assert!(verify(&bytes[..draft.size()], LogOffset(PLACE.at.0 + 1)).is_err());
         let bit = bit.index(draft.size() * 8);
         bytes[bit / 8] ^= 1 << (bit % 8);
         prop_assert!(decode(&bytes, PLACE.at).is_err(), "bit {} of {}", bit, draft.size() * 8);
+        prop_assert!(verify(&bytes[..draft.size()], PLACE.at).is_err(), "bit {} of {}", bit, draft.size() * 8);
     }
 
     #[test]

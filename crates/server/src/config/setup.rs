@@ -5,6 +5,7 @@ use super::{Origin, Settings, address};
 use crate::failure::{ExitCode, Failure, Problem};
 use crate::jobs::cores;
 use keepmq_broker::{BrokerConfig, LiveConfig};
+use keepmq_disk::LogIo;
 use keepmq_nameserver::NameServerConfig;
 use keepmq_net::NetLimits;
 use keepmq_protocol::change::Configured;
@@ -45,6 +46,8 @@ pub struct BrokerSetup {
     pub limits: NetLimits,
     /// Event loops.
     pub shards: usize,
+    /// How the end of the log is made durable under SYNC_FLUSH.
+    pub log_io: LogIo,
     /// Every effective value.
     pub settings: Settings,
 }
@@ -170,7 +173,8 @@ impl BrokerSetup {
             live,
         };
         let limits = limits(&settings, FRAME_MAX.max(max_message_bytes + BESIDE_BODY))?;
-        Ok(Self { broker, store, root, listen, health, limits, shards, settings })
+        let log_io = if settings.text("log.io") == "direct" { LogIo::Direct } else { LogIo::Buffered };
+        Ok(Self { broker, store, root, listen, health, limits, shards, log_io, settings })
     }
 
     /// Where the address that clients are told comes from, in words.

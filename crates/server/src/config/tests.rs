@@ -111,7 +111,7 @@ fn our_defaults_are_javas_except_where_that_would_lose_messages() {
     let names: Vec<_> = differing.iter().map(|key| key.name).collect();
     assert_eq!(
         names,
-        ["metricsPromExporterHost", "allowClientRelax", "adopt", "maxTopics", "maxGroups", "flushDiskType", "shards"]
+        ["metricsPromExporterHost", "allowClientRelax", "adopt", "maxTopics", "maxGroups", "flushDiskType", "log.io", "shards"]
     );
 }
 
@@ -120,7 +120,7 @@ fn effects(setup: &BrokerSetup) -> String {
     let store = keepmq_store::StoreConfig { new_id: [0; 16], seed: 0, ..setup.store.clone() };
     let live = keepmq_broker::LiveConfig { shown: Vec::new(), ..setup.broker.live.clone() };
     let broker = keepmq_broker::BrokerConfig { live, ..setup.broker.clone() };
-    let net = (&setup.listen, &setup.health, &setup.limits, setup.shards);
+    let net = (&setup.listen, &setup.health, &setup.limits, setup.shards, setup.log_io);
     format!("{broker:?} {store:?} {:?} {net:?}", setup.root)
 }
 
@@ -150,6 +150,7 @@ fn every_honoured_key_has_an_effect() {
         ("storePathRootDir", "/other"),
         ("mappedFileSizeCommitLog", "67108864"),
         ("flushDiskType", "ASYNC_FLUSH"),
+        ("log.io", "buffered"),
         ("flushIntervalCommitLog", "100"),
         ("syncFlushTimeout", "1000"),
         ("fileReservedTime", "48"),

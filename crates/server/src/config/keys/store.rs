@@ -20,6 +20,8 @@ pub(super) const HONOURED: &[Key] = &[
     honoured("maxMessageSize", number(1, 128 << 20), "4194304"),
     live(honoured("maxTransferBytesOnMessageInMemory", number(1, 16 << 20), "262144")),
     live(honoured("maxTransferCountOnMessageInMemory", number(1, 65_536), "32")),
+    // Ours.
+    honoured_with("log.io", Kind::Choice(&["direct", "buffered"]), "", "direct"),
     honoured("brokerRole", Kind::Choice(&["ASYNC_MASTER", "SYNC_MASTER", "SLAVE"]), "ASYNC_MASTER"),
 ];
 
