@@ -28,7 +28,7 @@ mod ids;
 mod message;
 mod received;
 pub use message::{Message, MessageError};
-pub use received::{Received, UnreadableMessage};
+pub use received::{MessageExt, Received, UnreadableMessage};
 
 mod producer;
 mod selector;

@@ -3,12 +3,15 @@
 use bytes::Bytes;
 use flate2::read::ZlibDecoder;
 use keepmq_protocol::message::{find, offset_msg_id, pairs, property, sys_flag};
-use keepmq_protocol::record::{Found, Record, decode, decode_unchecked};
-use keepmq_protocol::{MessageQueue, QueueOffset};
+use keepmq_protocol::record::{Record, decode_unchecked, verify};
+use keepmq_protocol::{LogOffset, MessageQueue, QueueOffset};
 use keepmq_world::Timestamp;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// Most bytes that a compressed body may have when it is unpacked: a message a user may send has 4 MiB by default. What of
 /// one answer is unpacked at once has no more either.
@@ -20,21 +23,21 @@ const COMPRESSION_LZ4: i32 = 0x100;
 const COMPRESSION_ZSTD: i32 = 0x200;
 const COMPRESSION_ZLIB: i32 = 0x300;
 
-/// A message as a consumer gets it. Cheap to clone.
+/// A message as a consumer gets it, shared by all its clones: what it holds is read through it, `message.body`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Received {
+pub struct Received(Arc<MessageExt>);
+
+/// What a consumer knows of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MessageExt {
     /// Where it was kept.
     pub queue: MessageQueue,
     /// Where in that queue.
     pub offset: QueueOffset,
     /// What it says, unpacked.
     pub body: Bytes,
-    /// The producer's id for it (UNIQ_KEY); the broker's when a producer gave none.
-    pub message_id: String,
-    /// Where it lies, as an id that tools take.
-    pub offset_message_id: String,
-    /// The property string; see [`Received::property`].
-    properties: String,
+    /// The property string, as it lies in the answer that brought it; see [`MessageExt::property`].
+    properties: Bytes,
     /// The user's own number.
     pub flag: i32,
     /// When the producer made it, by its clock; milliseconds since 1970.
@@ -45,6 +48,9 @@ pub struct Received {
     pub stored: Timestamp,
     /// Deliveries that failed before.
     pub reconsume_times: u32,
+    /// Where it lies.
+    at: LogOffset,
+    store_host: SocketAddr,
 }
 
 /// A record that a broker sent and that is not what it says.
@@ -59,15 +65,37 @@ pub struct UnreadableMessage {
     pub why: String,
 }
 
-impl Received {
+impl Deref for Received {
+    type Target = MessageExt;
+
+    fn deref(&self) -> &MessageExt {
+        &self.0
+    }
+}
+
+impl MessageExt {
+    /// The producer's id for it (UNIQ_KEY); the broker's when a producer gave none.
+    pub fn message_id(&self) -> Cow<'_, str> {
+        self.property(property::UNIQ_KEY).map_or_else(|| self.offset_message_id().into(), Cow::Borrowed)
+    }
+
+    /// Where it lies, as an id that tools take.
+    pub fn offset_message_id(&self) -> String {
+        offset_msg_id(self.store_host, self.at)
+    }
+
     /// The value of a property; `None` when the message has none of that name.
     pub fn property(&self, name: &str) -> Option<&str> {
-        find(&self.properties, name)
+        find(self.text(), name)
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.properties).expect("a record whose properties are no text is not read")
     }
 
     /// All properties, RocketMQ's own among them, in the order in which they were stored.
     pub fn properties(&self) -> impl Iterator<Item = (&str, &str)> {
-        pairs(&self.properties)
+        pairs(self.text())
     }
 
     /// Its tag.
@@ -85,16 +113,15 @@ impl Received {
         self.body.len() + self.properties.len()
     }
 
-    /// Copies out of a record, which lies in `answer`.
-    fn copy(queue: &MessageQueue, record: &Record<'_>, answer: &Bytes) -> Result<Self, String> {
-        let offset_message_id = offset_msg_id(record.store_host, record.at);
+    /// Of a record that lies in `answer`.
+    fn read(queue: &MessageQueue, record: &Record<'_>, answer: &Bytes) -> Result<Self, String> {
         Ok(Self {
             queue: queue.clone(),
             offset: record.queue_offset,
             body: unpack(record, answer)?,
-            message_id: find(record.properties, property::UNIQ_KEY).unwrap_or(&offset_message_id).to_owned(),
-            offset_message_id,
-            properties: record.properties.to_owned(),
+            properties: answer.slice_ref(record.properties.as_bytes()),
+            at: record.at,
+            store_host: record.store_host,
             flag: record.flag,
             born: Timestamp(record.born_at),
             born_host: record.born_host,
@@ -176,12 +203,8 @@ fn one<'a>(
     rest: &'a [u8],
     answer: &Bytes,
 ) -> Result<(Record<'a>, Option<Received>), String> {
-    let at = decode_unchecked(rest).map_err(|error| error.to_string())?.at;
-    let record = match decode(rest, at) {
-        Ok(Found::Record(record)) => record,
-        Ok(Found::Blank) => return Err("a segment's end is no message".to_owned()),
-        Err(error) => return Err(error.to_string()),
-    };
+    let record = decode_unchecked(rest).map_err(|error| error.to_string())?;
+    verify(record.bytes, record.at).map_err(|error| error.to_string())?;
     if record.topic != queue.topic.as_str() || record.queue_id != queue.id {
         return Err(format!("it was stored for queue {} of {}", record.queue_id, record.topic));
     }
@@ -191,8 +214,8 @@ fn one<'a>(
     if !tags.want(record.properties) {
         return Ok((record, None));
     }
-    let message = Received::copy(queue, &record, answer)?;
-    Ok((record, Some(message)))
+    let message = MessageExt::read(queue, &record, answer)?;
+    Ok((record, Some(Received(Arc::new(message)))))
 }
 
 /// The body as the producer had it. One that is not compressed is not copied.
@@ -277,7 +300,7 @@ pub(crate) mod tests {
         assert_eq!((pulled.next, pulled.unreadable), (QueueOffset(9), None));
         let [plain, packed] = &pulled.messages[..] else { panic!("{:?}", pulled.messages) };
         assert_eq!(
-            (plain.offset, &plain.body[..], plain.tag(), &*plain.message_id),
+            (plain.offset, &plain.body[..], plain.tag(), &*plain.message_id()),
             (QueueOffset(3), &b"plain"[..], Some("Aa"), "id")
         );
         assert_eq!(plain.keys().collect::<Vec<_>>(), ["k1", "k2"]);
@@ -285,7 +308,7 @@ pub(crate) mod tests {
             (packed.offset, &packed.body[..], packed.property("colour")),
             (QueueOffset(6), &[7; 5000][..], Some("red"))
         );
-        assert_eq!(packed.message_id, packed.offset_message_id, "a message without the producer's id has the broker's");
+        assert_eq!(packed.message_id(), packed.offset_message_id(), "a message without the producer's id has the broker's");
         assert_eq!(read_all(&records, "*").messages.len(), 3);
     }
 

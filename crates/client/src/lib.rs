@@ -53,7 +53,7 @@ pub use push_consumer::{PushConsumer, PushConsumerBuilder};
 pub use keepmq_client_core::assign::Strategy;
 pub use keepmq_client_core::{
     ClientConfig, ConsumeFrom, ConsumerReport, Message, MessageError, MessageModel, Peer, ProducerConfig,
-    ProducerReport, PullConfig, PushConfig, Receipt, Received, Route, RouteError, SeekTo, SendError, Subscription,
+    MessageExt, ProducerReport, PullConfig, PushConfig, Receipt, Received, Route, RouteError, SeekTo, SendError, Subscription,
     Target, Verdict,
 };
 pub use keepmq_protocol::body::{ClusterInfo, SubscriptionGroup, TopicConfig};

@@ -64,7 +64,20 @@ pub mod sys_flag {
 
 /// The value of `name` in a property string; `None` when absent or empty. The last of several wins, as in RocketMQ.
 pub fn find<'p>(properties: &'p str, name: &str) -> Option<&'p str> {
-    pairs(properties).rev().find(|(known, _)| *known == name).map(|(_, value)| value)
+    if name.is_empty() || name.as_bytes().contains(&NAME_END) {
+        return None;
+    }
+    let mut rest = properties.as_bytes();
+    loop {
+        // From the end: the last of several counts, and what is asked for most often stands there.
+        let begin = memchr::memrchr(VALUE_END, rest).map_or(0, |end| end + 1);
+        let value = rest[begin..].strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(&[NAME_END]));
+        if value.is_some_and(|value| !value.is_empty()) {
+            // Cut at ASCII characters, behind a name that is text.
+            return properties.get(begin + name.len() + 1..rest.len());
+        }
+        rest = rest.get(..begin.checked_sub(1)?)?;
+    }
 }
 
 /// All pairs of a property string, in order. Entries without a name or a value are dropped, as RocketMQ drops them.
@@ -250,6 +263,7 @@ pub(crate) fn push_offset_msg_id(id: &mut IdText, host: SocketAddr, at: LogOffse
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn property_strings_are_read_as_rocketmq_reads_them() {
@@ -260,6 +274,14 @@ mod tests {
         assert_eq!(of("a\u{1}b\u{1}c"), "a=b\u{1}c");
         assert_eq!(find("a\u{1}1\u{2}a\u{1}2\u{2}ab\u{1}3\u{2}", "a"), Some("2"), "the last wins");
         assert_eq!(find("a\u{1}\u{2}", "a"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_property_is_found_as_all_are_read(text in "[ab\u{e4}\u{1}\u{2}]{0,24}", name in "[ab\u{e4}\u{1}]{0,3}") {
+            let last = pairs(&text).rev().find(|(known, _)| *known == name).map(|(_, value)| value);
+            prop_assert_eq!(find(&text, &name), last);
+        }
     }
 
     #[test]

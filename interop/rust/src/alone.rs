@@ -165,8 +165,8 @@ impl Alone<'_> {
         for receipt in &receipts {
             let message =
                 found.get(&(receipt.queue.clone(), receipt.offset)).with_context(|| format!("{receipt:?}"))?;
-            ensure!(message.message_id == receipt.message_id, "{receipt:?} is {}", message.message_id);
-            ensure!(message.offset_message_id == receipt.offset_message_id, "{receipt:?} is {message:?}");
+            ensure!(message.message_id() == receipt.message_id, "{receipt:?} is {}", message.message_id());
+            ensure!(message.offset_message_id() == receipt.offset_message_id, "{receipt:?} is {message:?}");
         }
         for message in &polled {
             let key = key(message);

@@ -86,8 +86,8 @@ fn got(message: &Received) -> String {
     // The Go client has a name of its own for it.
     let shard = message.property("__SHARDINGKEY").or(message.property("SHARDING_KEY"));
     let line = line(&keys.join("+"), tag, message.flag, user, shard, &message.body);
-    let Received { queue, offset, message_id, offset_message_id, .. } = message;
-    format!("got {line} {} {offset} {message_id} {offset_message_id}", queue.id)
+    let (queue, offset) = (message.queue.id, message.offset);
+    format!("got {line} {queue} {offset} {} {}", message.message_id(), message.offset_message_id())
 }
 
 /// Receives so many messages, and what comes shortly behind them, and prints all.

@@ -7,7 +7,7 @@ use super::machine::Who;
 use super::plan::GroupPlan;
 use crate::stage::{MILLI, SECOND, Stage};
 use crate::trace::Rare;
-use keepmq_client_core::{Receipt, Received, SendError};
+use keepmq_client_core::{MessageExt, Receipt, Received, SendError};
 use keepmq_protocol::{MessageQueue, QueueOffset};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -254,7 +254,7 @@ impl Truth {
         again: bool,
         before: bool,
     ) {
-        let Received { queue, offset: QueueOffset(offset), .. } = message;
+        let MessageExt { queue, offset: QueueOffset(offset), .. } = &**message;
         let Some(id) = self.check_content(stage, group, message) else { return };
         let (name, whole) = (self.groups[group].plan.name, self.groups[group].plan.tag.is_none());
         let text = move || format!("message {id} at {queue:?} {offset} to {name} at {who:?}");
@@ -299,7 +299,7 @@ impl Truth {
 
     /// The message is one that was sent, as it was sent, and may be here.
     fn check_content(&mut self, stage: &mut Stage, group: usize, message: &Received) -> Option<u64> {
-        let Received { queue, offset: QueueOffset(offset), body: bytes, .. } = message;
+        let MessageExt { queue, offset: QueueOffset(offset), body: bytes, .. } = &**message;
         let key = message.keys().next().and_then(|key| key.parse::<u64>().ok());
         let tag = self.groups[group].plan.tag;
         let Some((id, sent)) = key.and_then(|id| Some((id, self.sent_mut(id)?))) else {

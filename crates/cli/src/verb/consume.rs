@@ -178,7 +178,7 @@ fn object(message: &Received) -> Value {
         "broker": message.queue.broker.as_str(),
         "queue": message.queue.id,
         "offset": message.offset.0,
-        "id": message.message_id,
+        "id": message.message_id(),
         "born": message.born.0,
         "stored": message.stored.0,
         "reconsume_times": message.reconsume_times,
