@@ -136,6 +136,7 @@ rare! {
     ProducerCrashed = "a producer crashed with sends in flight",
     OnewayKept = "a oneway message was kept",
     BatchReceipts = "a batch gave a receipt for each message",
+    Gathered = "sends of one turn shared a request",
     CompressedDelivered = "a compressed message was delivered",
     LostWhileRunning = "a queue was given away while a listener ran",
     LaterThenSuccess = "a message that a listener wanted later was processed",

@@ -308,7 +308,11 @@ pub(crate) mod tests {
             (packed.offset, &packed.body[..], packed.property("colour")),
             (QueueOffset(6), &[7; 5000][..], Some("red"))
         );
-        assert_eq!(packed.message_id(), packed.offset_message_id(), "a message without the producer's id has the broker's");
+        assert_eq!(
+            packed.message_id(),
+            packed.offset_message_id(),
+            "a message without the producer's id has the broker's"
+        );
         assert_eq!(read_all(&records, "*").messages.len(), 3);
     }
 

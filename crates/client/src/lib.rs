@@ -52,8 +52,8 @@ pub use push_consumer::{PushConsumer, PushConsumerBuilder};
 
 pub use keepmq_client_core::assign::Strategy;
 pub use keepmq_client_core::{
-    ClientConfig, ConsumeFrom, ConsumerReport, Message, MessageError, MessageModel, Peer, ProducerConfig,
-    MessageExt, ProducerReport, PullConfig, PushConfig, Receipt, Received, Route, RouteError, SeekTo, SendError, Subscription,
+    ClientConfig, ConsumeFrom, ConsumerReport, Message, MessageError, MessageExt, MessageModel, Peer, ProducerConfig,
+    ProducerReport, PullConfig, PushConfig, Receipt, Received, Route, RouteError, SeekTo, SendError, Subscription,
     Target, Verdict,
 };
 pub use keepmq_protocol::body::{ClusterInfo, SubscriptionGroup, TopicConfig};

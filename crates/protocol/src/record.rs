@@ -314,7 +314,10 @@ pub fn verify(bytes: &[u8], at: LogOffset) -> Result<(), RecordError> {
     // Java's, or damaged: whoever knows says what.
     match decode(bytes, at)? {
         Found::Record(record) if record.bytes.len() == bytes.len() => Ok(()),
-        _ => Err(RecordError::Size { size: bytes.first_chunk().map_or(0, |size| u32::from_be_bytes(*size)), left: bytes.len() }),
+        _ => Err(RecordError::Size {
+            size: bytes.first_chunk().map_or(0, |size| u32::from_be_bytes(*size)),
+            left: bytes.len(),
+        }),
     }
 }
 

@@ -122,8 +122,9 @@ pub(crate) async fn join(name_server: &str, member: &str, topic: &str, group: &s
     // One listener, so that the order of a queue is the order in which it is consumed.
     let started = builder.listeners(1).start(move |messages| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
-        for Received { queue, offset, body, .. } in &messages {
-            println!("took {member} {} {offset} {} {now}", queue.id, String::from_utf8_lossy(body));
+        for message in &messages {
+            let (queue, offset) = (message.queue.id, message.offset);
+            println!("took {member} {queue} {offset} {} {now}", String::from_utf8_lossy(&message.body));
         }
         async { Verdict::Success }
     });

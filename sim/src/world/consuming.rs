@@ -11,8 +11,8 @@ use crate::stage::{Due, MICRO, MILLI, NodeId, SECOND};
 use crate::trace::Rare;
 use crate::workload::Lent;
 use keepmq_client_core::{
-    Batch, ConsumeFrom, ConsumerReport, MessageModel, PushCommand, PushConfig, PushConsumer, PushWork, Received,
-    Subscription, Verdict,
+    Batch, ConsumeFrom, ConsumerReport, MessageExt, MessageModel, PushCommand, PushConfig, PushConsumer, PushWork,
+    Received, Subscription, Verdict,
 };
 use keepmq_protocol::{MessageQueue, QueueOffset, Topic};
 use std::collections::{BTreeMap, BTreeSet};
@@ -151,7 +151,7 @@ impl Consuming {
         // Listeners have what they are given, commits the time of a question, the farewell a second.
         let must_end_by = lent.stage.now + MILLI * (within + 1_100) + API_TIMEOUT.as_nanos() as u64;
         self.closing = Some(Closing { must_end_by, again, report: None });
-        let wants = self.machine.tell(lent, PushCommand::Close { within: Duration::from_millis(within) });
+        let wants = self.machine.tell(lent, [PushCommand::Close { within: Duration::from_millis(within) }]);
         self.carry_out(lent, truth, plan, wants);
     }
 
@@ -170,7 +170,7 @@ impl Consuming {
                 truth.processed(self.watched, queue, *offset);
             }
         }
-        let wants = self.machine.tell(lent, PushCommand::Consumed { batch, verdict });
+        let wants = self.machine.tell(lent, [PushCommand::Consumed { batch, verdict }]);
         self.carry_out(lent, truth, plan, wants);
     }
 
@@ -231,7 +231,7 @@ impl Consuming {
         let (node, life): Who = self.machine.who();
         let mut running = Vec::new();
         for message in messages {
-            let Received { queue, offset: QueueOffset(offset), .. } = message;
+            let MessageExt { queue, offset: QueueOffset(offset), .. } = &**message;
             lent.stage.line(format_args!("{node:?} is given {queue:?} {offset}, {failures} failures"));
             let place = (queue.clone(), *offset);
             let before = !self.handed.insert(place.clone());

@@ -134,11 +134,13 @@ impl<C: Core> Machine<C> {
         Some(self.settle(lent))
     }
 
-    /// Its shell tells the core something.
-    pub(crate) fn tell(&mut self, lent: &mut Lent<'_>, done: C::Done) -> Wants<C::Work> {
-        lent.stage.line(format_args!("{:?} is told {done:?}", self.node));
-        if let Some(host) = &mut self.host {
-            host.event(lent.stage, Event::Done(done));
+    /// Its shell tells the core something, or several things in one turn.
+    pub(crate) fn tell(&mut self, lent: &mut Lent<'_>, done: impl IntoIterator<Item = C::Done>) -> Wants<C::Work> {
+        for done in done {
+            lent.stage.line(format_args!("{:?} is told {done:?}", self.node));
+            if let Some(host) = &mut self.host {
+                host.event(lent.stage, Event::Done(done));
+            }
         }
         self.settle(lent)
     }

@@ -30,6 +30,8 @@ pub(crate) struct Producing {
     open: BTreeSet<u64>,
     /// Those that went in batches.
     batched: BTreeSet<u64>,
+    /// Those that were asked for in one turn, each by itself.
+    together: BTreeSet<u64>,
     /// The queues of each topic, when it was told of some.
     known: BTreeMap<Topic, Vec<MessageQueue>>,
     counted: ProducerReport,
@@ -74,6 +76,7 @@ impl Producing {
             left: sends,
             open: BTreeSet::new(),
             batched: BTreeSet::new(),
+            together: BTreeSet::new(),
             known: BTreeMap::new(),
             counted: ProducerReport::default(),
             closing: None,
@@ -174,7 +177,7 @@ impl Producing {
     }
 
     fn tell(&mut self, lent: &mut Lent<'_>, truth: &mut Truth, plan: &Plan, command: ProducerCommand) {
-        let wants = self.machine.tell(lent, command);
+        let wants = self.machine.tell(lent, [command]);
         self.carry_out(lent, truth, plan, wants);
     }
 
@@ -208,6 +211,7 @@ impl Producing {
                 let (_, message) = self.message(lent, truth, plan, topic, None, End::Oneway);
                 self.tell(lent, truth, plan, ProducerCommand::SendOneway { message, to: Target::Any });
             }
+            3 if !well => self.together(lent, truth, plan),
             3..=8 => self.single(lent, truth, plan, topic, true),
             _ if well && self.open.len() >= plan.in_flight => {}
             _ => self.single(lent, truth, plan, topic, false),
@@ -231,6 +235,20 @@ impl Producing {
         };
         self.open.insert(id);
         self.tell(lent, truth, plan, ProducerCommand::Send { id: SendId(id), message, to, timeout: None });
+    }
+
+    /// Several sends, each by itself, in one turn of the producer: those of a topic may share a request.
+    fn together(&mut self, lent: &mut Lent<'_>, truth: &mut Truth, plan: &Plan) {
+        let mut commands = Vec::new();
+        for _ in 0..2 + lent.stage.chance.below(5) {
+            let topic = TOPICS[lent.stage.chance.below(2) as usize];
+            let (id, message) = self.message(lent, truth, plan, topic, None, End::Open);
+            self.open.insert(id);
+            self.together.insert(id);
+            commands.push(ProducerCommand::Send { id: SendId(id), message, to: Target::Any, timeout: None });
+        }
+        let wants = self.machine.tell(lent, commands);
+        self.carry_out(lent, truth, plan, wants);
     }
 
     fn batch(&mut self, lent: &mut Lent<'_>, truth: &mut Truth, plan: &Plan, topic: &'static str) {
@@ -276,6 +294,7 @@ impl Producing {
         plan: &Plan,
         wants: Wants<ProducerWork>,
     ) {
+        let mut together = BTreeSet::new();
         for left in wants.left {
             match left {
                 Left::Work(ProducerWork::Sent { id: SendId(id), outcome }) => {
@@ -286,6 +305,10 @@ impl Producing {
                             self.counted.kept += 1;
                             if self.batched.contains(&id) {
                                 lent.stage.happened(Rare::BatchReceipts);
+                            }
+                            // Two of them in one queue by one answer.
+                            if self.together.contains(&id) && !together.insert(receipt.queue.clone()) {
+                                lent.stage.happened(Rare::Gathered);
                             }
                             if receipt.attempts > 1 {
                                 lent.stage.happened(Rare::SentAgain);

@@ -48,7 +48,7 @@ impl Pulling {
     }
 
     fn tell(&mut self, lent: &mut Lent<'_>, truth: &mut Truth, command: PullCommand) {
-        let wants = self.machine.tell(lent, command);
+        let wants = self.machine.tell(lent, [command]);
         self.carry_out(lent, truth, wants);
     }
 

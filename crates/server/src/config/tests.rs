@@ -111,7 +111,16 @@ fn our_defaults_are_javas_except_where_that_would_lose_messages() {
     let names: Vec<_> = differing.iter().map(|key| key.name).collect();
     assert_eq!(
         names,
-        ["metricsPromExporterHost", "allowClientRelax", "adopt", "maxTopics", "maxGroups", "flushDiskType", "log.io", "shards"]
+        [
+            "metricsPromExporterHost",
+            "allowClientRelax",
+            "adopt",
+            "maxTopics",
+            "maxGroups",
+            "flushDiskType",
+            "log.io",
+            "shards"
+        ]
     );
 }
 
