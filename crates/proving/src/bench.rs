@@ -1,8 +1,10 @@
 //! Ours and a reference alternately on the same machine: the ratio is what counts, absolute figures hold for one run only.
 
 mod clients;
+mod recovery;
 mod servers;
 mod topics;
+mod upkeep;
 
 use crate::client::Client;
 use crate::scene::Mode;
@@ -88,6 +90,18 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { name: "e2e-async", mode: Mode::Async, work: Work::EndToEnd },
     Scenario { name: "durability-64", mode: Mode::Sync, work: Work::Durability { connections: 64 } },
 ];
+/// What is more than a row: it answers lines of text.
+struct Other {
+    name: &'static str,
+    measure: fn(&Path, &Options) -> Result<String>,
+}
+
+const OTHERS: &[Other] = &[
+    Other { name: topics::NAME, measure: topics::measure },
+    Other { name: clients::NAME, measure: clients::measure },
+    Other { name: recovery::NAME, measure: recovery::measure },
+    Other { name: upkeep::NAME, measure: upkeep::measure },
+];
 /// Messages that are there to be pulled.
 const TO_PULL: u64 = 300_000;
 /// Messages a second of the end-to-end scenarios.
@@ -115,10 +129,13 @@ pub fn run(tally: &mut Tally, binary: &Path, options: &Options) -> Result<()> {
     let wanted =
         |name: &str| options.scenarios.is_empty() || options.scenarios.iter().any(|word| name.starts_with(word));
     let chosen: Vec<_> = SCENARIOS.iter().filter(|scenario| wanted(scenario.name)).collect();
-    let with_topics = options.java.is_none() && wanted(topics::NAME);
-    let with_clients = options.java.is_none() && wanted(clients::NAME);
-    if chosen.is_empty() && !with_topics && !with_clients {
-        let names = SCENARIOS.iter().map(|scenario| scenario.name).chain([topics::NAME, clients::NAME]);
+    // Only one of those that are more than a row compares with RocketMQ's servers.
+    let others: Vec<_> = OTHERS
+        .iter()
+        .filter(|other| wanted(other.name) && (options.java.is_none() || other.name == recovery::NAME))
+        .collect();
+    if chosen.is_empty() && others.is_empty() {
+        let names = SCENARIOS.iter().map(|scenario| scenario.name).chain(OTHERS.iter().map(|other| other.name));
         let names: Vec<_> = names.collect();
         bail!("no such scenario; there are {}", names.join(", "));
     }
@@ -141,24 +158,14 @@ pub fn run(tally: &mut Tally, binary: &Path, options: &Options) -> Result<()> {
             Err(error) => tally.fail(&format!("bench: {}", scenario.name), &format!("{error:#}")),
         }
     }
-    if with_topics {
-        match topics::measure(binary) {
+    for Other { name, measure } in others {
+        match measure(binary, options) {
             Ok(lines) => {
                 println!("{lines}");
                 write!(table, "\n{lines}")?;
-                tally.pass("bench: topics");
+                tally.pass(&format!("bench: {name}"));
             }
-            Err(error) => tally.fail("bench: topics", &format!("{error:#}")),
-        }
-    }
-    if with_clients {
-        match clients::measure(binary, options, &options.java_programs) {
-            Ok(lines) => {
-                println!("{lines}");
-                write!(table, "\n{lines}")?;
-                tally.pass("bench: client");
-            }
-            Err(error) => tally.fail("bench: client", &format!("{error:#}")),
+            Err(error) => tally.fail(&format!("bench: {name}"), &format!("{error:#}")),
         }
     }
     if options.save { save(&table, options) } else { Ok(()) }

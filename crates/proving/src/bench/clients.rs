@@ -34,7 +34,8 @@ struct Run {
 }
 
 /// Measures, and answers lines of text. Without Java, the Java client is left out by name.
-pub(super) fn measure(binary: &Path, options: &Options, java: &Path) -> Result<String> {
+pub(super) fn measure(binary: &Path, options: &Options) -> Result<String> {
+    let java = &options.java_programs;
     let folder = Folder::new("bench-clients")?;
     let scene = Scene::new(binary, folder.path())?.flushing(Mode::Sync).registering();
     let _name_server = scene.start_name_server()?;

@@ -1,5 +1,6 @@
 //! Many topics against one: how fast they are made and sent to, what they cost in memory and at a restart.
 
+use super::Options;
 use crate::client::{Client, create_topic, send_request, unique_key};
 use crate::process::Folder;
 use crate::scene::{Mode, Scene};
@@ -32,7 +33,7 @@ const BULK: usize = 256;
 const ROUTED: Duration = Duration::from_secs(60);
 
 /// Measures, and answers lines of text.
-pub(super) fn measure(binary: &Path) -> Result<String> {
+pub(super) fn measure(binary: &Path, _: &Options) -> Result<String> {
     let folder = Folder::new("bench-topics")?;
     let scene = Scene::new(binary, folder.path())?.flushing(Mode::Sync).registering().with("maxTopics", &(2 * ALL));
     let mut lines = String::new();
