@@ -18,6 +18,10 @@ use std::time::Duration;
 
 /// How long replies may take to leave when the process ends.
 const PARTING: Duration = Duration::from_secs(1);
+/// How often a turn looks for more requests before their effects are carried out.
+const LOOKS: usize = 4;
+/// A look that brings less than one part of so many of what was heard is the last.
+const WORTH: usize = 8;
 
 /// A shard at work: between its sockets and its core.
 pub(crate) struct Driver<C: Core, H> {
@@ -56,7 +60,7 @@ where
         }
         while !self.talk.crew.is_ending() {
             self.wait()?;
-            self.turn(core);
+            self.turn(core)?;
             self.talk.crew.turned(self.talk.shard);
         }
         Ok(())
@@ -92,7 +96,7 @@ where
         Ok(())
     }
 
-    fn turn(&mut self, core: &Mutex<C>) {
+    fn turn(&mut self, core: &Mutex<C>) -> io::Result<()> {
         let now = clock::now().mono;
         self.sockets.accept(now);
         for (shard, stream, peer) in self.sockets.elsewhere.drain(..) {
@@ -100,6 +104,31 @@ where
         }
         self.talk.take_notes();
         self.hear_notes(now);
+        let mut heard = 0;
+        for _ in 0..LOOKS {
+            let asked = self.listen(core, now);
+            heard += asked;
+            // What others have sent meanwhile goes with it: their records join the group that is about to be written, and wait
+            // for one flush, not for two. Whoever is alone is not kept waiting, and nor is anybody by a flood.
+            if asked < 2 || asked < heard / WORTH || self.sockets.has_unread() {
+                break;
+            }
+            self.sockets.wait(Duration::ZERO)?;
+        }
+        self.talk.draw(core);
+        // Only now, when all that came in time is read: this process may have stood still for longer than its peers.
+        self.sockets.scan(now);
+        self.expire_calls(now);
+        self.carry_out(now);
+        gather(&mut self.sockets.opened, &mut self.sockets.gone, &mut self.calls, &mut self.talk);
+        self.talk.tell(core);
+        self.carry_out(now);
+        self.sockets.write(now);
+        Ok(())
+    }
+
+    /// Reads what has come, and tells the core; how many requests that were.
+    fn listen(&mut self, core: &Mutex<C>, now: Mono) -> usize {
         let touched = self.sockets.read(now);
         let others = &mut self.talk.others;
         let Taken { requests, refused, cuts } = incoming::take(
@@ -124,7 +153,8 @@ where
             }
         }
         gather(&mut self.sockets.opened, &mut self.sockets.gone, &mut self.calls, &mut self.talk);
-        self.talk.tell(core, requests);
+        let asked = requests.len();
+        self.talk.hear(core, requests);
 
         if let Some(fullest) = self.sockets.settle(cuts, now) {
             self.talk.crew.wake(fullest);
@@ -132,14 +162,7 @@ where
         for (caller, response) in refused {
             self.sockets.reply(&caller, &response, now);
         }
-        // Only now, when all that came in time is read: this process may have stood still for longer than its peers.
-        self.sockets.scan(now);
-        self.expire_calls(now);
-        self.carry_out(now);
-        gather(&mut self.sockets.opened, &mut self.sockets.gone, &mut self.calls, &mut self.talk);
-        self.talk.tell(core, Vec::new());
-        self.carry_out(now);
-        self.sockets.write(now);
+        asked
     }
 
     fn hear_notes(&mut self, now: Mono) {

@@ -143,6 +143,11 @@ impl Sockets {
             || self.listeners.is_busy()
     }
 
+    /// Whether more has come than a turn reads.
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// When to turn at the latest.
     pub(crate) fn deadline(&self) -> Mono {
         self.listeners.deadline().map_or(self.scan_at, |again| again.min(self.scan_at))

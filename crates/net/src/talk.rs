@@ -20,6 +20,8 @@ pub(crate) struct Talk<C: Core> {
     /// What is to be done here, the notes first.
     pub(crate) notes: Vec<Note<C::Done>>,
     pub(crate) effects: Vec<Effect<C::Work>>,
+    /// The core was told something, and not asked yet what it wants done.
+    undrawn: bool,
     /// What is to be done elsewhere, by shard.
     outboxes: Vec<Vec<Note<C::Done>>>,
 }
@@ -28,7 +30,7 @@ impl<C: Core> Talk<C> {
     pub(crate) fn new(crew: Arc<Crew<C::Done>>, shard: usize) -> Self {
         let outboxes = (0..crew.len()).map(|_| Vec::new()).collect();
         let (opened, others, notes, effects) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { crew, shard, opened, others, notes, effects, outboxes }
+        Self { crew, shard, opened, others, notes, effects, undrawn: false, outboxes }
     }
 
     pub(crate) fn is_head(&self) -> bool {
@@ -50,18 +52,37 @@ impl<C: Core> Talk<C> {
         self.take_effects(lock(core));
     }
 
-    /// Tells the core all there is to tell, under one lock, and takes what it wants done.
-    pub(crate) fn tell(&mut self, core: &Mutex<C>, requests: Vec<(Caller, Request<'_>)>) {
+    /// Tells the core all there is to tell, and takes what it wants done.
+    pub(crate) fn tell(&mut self, core: &Mutex<C>) {
+        if let Some(core) = self.told(core, Vec::new()) {
+            self.take_effects(core);
+        }
+    }
+
+    /// Tells the core what has come. What it wants done is drawn later.
+    pub(crate) fn hear(&mut self, core: &Mutex<C>, requests: Vec<(Caller, Request<'_>)>) {
+        self.undrawn |= self.told(core, requests).is_some();
+    }
+
+    /// Takes what the core wants done since it was told something.
+    pub(crate) fn draw(&mut self, core: &Mutex<C>) {
+        if std::mem::take(&mut self.undrawn) {
+            self.take_effects(lock(core));
+        }
+    }
+
+    /// Tells the core, under one lock; `None` when there was nothing to tell, or nothing may be told any more.
+    fn told<'c>(&mut self, core: &'c Mutex<C>, requests: Vec<(Caller, Request<'_>)>) -> Option<MutexGuard<'c, C>> {
         let now = clock::now();
         let due = self.is_head() && self.crew.is_due(now.mono);
         if requests.is_empty() && !self.has_news() && !due {
-            return;
+            return None;
         }
         let mut core = lock(core);
         if self.crew.is_ending() {
             self.opened.clear();
             self.others.clear();
-            return;
+            return None;
         }
         for event in self.opened.drain(..) {
             core.handle(event, now);
@@ -76,7 +97,7 @@ impl<C: Core> Talk<C> {
         if due && self.crew.is_due(now.mono) {
             core.handle(Event::Tick, now);
         }
-        self.take_effects(core);
+        Some(core)
     }
 
     fn take_effects(&mut self, mut core: MutexGuard<'_, C>) {
