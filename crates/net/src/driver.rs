@@ -69,16 +69,24 @@ where
     /// Waits until there is something to do.
     fn wait(&mut self) -> io::Result<()> {
         if self.sockets.is_busy() || self.talk.has_news() {
-            return self.sockets.wait(Duration::ZERO);
+            return self.poll(Duration::ZERO);
         }
         let own = self.calls.deadline().map_or(self.sockets.deadline(), |at| at.min(self.sockets.deadline()));
         // Only the head watches the clock for the core.
         let until = if self.talk.is_head() { self.talk.crew.sleep(own) } else { own };
-        let waited = self.sockets.wait(until.since(clock::now().mono));
+        let waited = self.poll(until.since(clock::now().mono));
         if self.talk.is_head() {
             self.talk.crew.woke();
         }
         waited
+    }
+
+    /// Looks, for so long at most, what has come, and takes the notes. Always both: whoever puts a note wakes this shard for the
+    /// first one only.
+    fn poll(&mut self, time: Duration) -> io::Result<()> {
+        self.sockets.wait(time)?;
+        self.talk.take_notes();
+        Ok(())
     }
 
     /// The end: writes what is owed, also what other shards still have for our connections.
@@ -102,7 +110,6 @@ where
         for (shard, stream, peer) in self.sockets.elsewhere.drain(..) {
             self.talk.crew.put(shard, Note::Accepted { stream, peer });
         }
-        self.talk.take_notes();
         self.hear_notes(now);
         let mut heard = 0;
         for _ in 0..LOOKS {
@@ -113,7 +120,8 @@ where
             if asked < 2 || asked < heard / WORTH || self.sockets.has_unread() {
                 break;
             }
-            self.sockets.wait(Duration::ZERO)?;
+            self.poll(Duration::ZERO)?;
+            self.hear_notes(now);
         }
         self.talk.draw(core);
         // Only now, when all that came in time is read: this process may have stood still for longer than its peers.
