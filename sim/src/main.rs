@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// The seeded universe: lying disks, lossy nets, crashes, and the checkers.
@@ -104,6 +104,12 @@ const OF_CLIENT: [&str; 10] = [
     "removed-queue-still-delivers",
     "later-moves-offset",
 ];
+/// Worlds in which something was found once; every run of worlds plays them, too.
+///
+/// - 16247: a store's name was durable after its log.
+/// - 2127, 4332, 11093, 12062, 14499, 16254, 19769: two members kept a beginning each.
+/// - 3279, 5275, 8609, 8948, 11141: a queue that came when all was well had the others shared out anew.
+const FOUND_ONCE: [u64; 13] = [2127, 3279, 4332, 5275, 8609, 8948, 11093, 11141, 12062, 14499, 16247, 16254, 19769];
 /// Violations that are printed.
 const SHOWN: usize = 20;
 
@@ -187,18 +193,30 @@ impl Run {
         Ok(violations.is_empty() && (never.is_empty() || !self.require_sometimes))
     }
 
+    /// The seeds that are played, in their order.
+    fn which(&self) -> Vec<u64> {
+        let mut seeds: Vec<u64> = (self.from..self.from + self.seeds).collect();
+        if self.kind() == Kind::World && self.planted.is_none() {
+            seeds.extend(FOUND_ONCE);
+            seeds.sort_unstable();
+            seeds.dedup();
+        }
+        seeds
+    }
+
     /// Every seed, on as many threads as asked for; in the order of the seeds. With a planted bug the search ends early.
     fn all_seeds(&self) -> Vec<Report> {
-        let next = AtomicU64::new(self.from);
-        let end = self.from + self.seeds;
+        let next = AtomicUsize::new(0);
+        let seeds = self.which();
         let reports = Mutex::new(Vec::new());
         let found = AtomicU64::new(u64::MAX);
         std::thread::scope(|scope| {
             for _ in 0..self.jobs {
                 scope.spawn(|| {
                     loop {
-                        let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= end || seed > found.load(Ordering::Relaxed) {
+                        let nth = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(seed) = seeds.get(nth).copied() else { return };
+                        if seed > found.load(Ordering::Relaxed) {
                             return;
                         }
                         let report = run_seed(self.kind(), seed, false);

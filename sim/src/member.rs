@@ -404,7 +404,7 @@ impl Member {
         }
         let ((broker, (topic, queue)), now) = (key, lent.stage.now);
         let (group, offset) = (self.mode.group().into(), offset as i64);
-        let update = UpdateOffset { group, topic: topic.into(), queue_id: queue as i32, offset };
+        let update = UpdateOffset { group, topic: topic.into(), queue_id: queue as i32, offset, if_absent: None };
         let request = Request::UpdateOffset(update);
         let asked = match told {
             true => self.desk.tell(lent, broker, &request),

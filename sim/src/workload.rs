@@ -601,7 +601,8 @@ impl Client {
         let Reader { broker, queue: (topic, queue), group, .. } = self.readers[nth];
         let (place, now) = ((broker, group, (topic, queue)), lent.stage.now);
         let (group, topic) = (group.into(), topic.into());
-        let request = Request::UpdateOffset(UpdateOffset { group, topic, queue_id: queue as i32, offset });
+        let request =
+            Request::UpdateOffset(UpdateOffset { group, topic, queue_id: queue as i32, offset, if_absent: None });
         if lent.stage.chance.one_in(4) {
             let told = self.desk.tell(lent, broker, &request);
             lent.books.commit(place, offset, told, true, now);

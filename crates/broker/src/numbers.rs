@@ -198,7 +198,13 @@ mod tests {
         world.ask(A, Request::Pull(pull("T", 0, 0, "*")));
         world.ask(
             A,
-            Request::UpdateOffset(UpdateOffset { group: "G".into(), topic: "T".into(), queue_id: 0, offset: 1 }),
+            Request::UpdateOffset(UpdateOffset {
+                group: "G".into(),
+                topic: "T".into(),
+                queue_id: 0,
+                offset: 1,
+                if_absent: None,
+            }),
         );
         let numbers = world.broker.numbers();
         let lags: Vec<_> = numbers.lags.iter().map(|lag| (&*lag.group, &*lag.topic, lag.messages)).collect();

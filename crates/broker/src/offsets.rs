@@ -97,12 +97,15 @@ impl Commits {
                 return cx.reply(from, *refusal);
             }
         };
+        let known = cx.tables.offsets.get(&key.group, &key.topic, key.queue_id);
+        if request.if_absent == Some(true) && (known.is_some() || self.gathered.contains_key(&key)) {
+            return cx.reply_from_tables(from, Response::ok());
+        }
         if from.oneway {
             return self.gather(key, request.offset, cx);
         }
         // This one is later than what was gathered for its queue, and must not be overtaken by it.
         let gathered = self.gathered.remove(&key);
-        let known = cx.tables.offsets.get(&key.group, &key.topic, key.queue_id);
         if gathered.is_none() && known == Some(request.offset) {
             return cx.reply_from_tables(from, Response::ok());
         }

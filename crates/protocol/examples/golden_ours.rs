@@ -191,7 +191,13 @@ fn requests(folder: &Path, form: Form) -> io::Result<()> {
         ),
         (
             "update-offset",
-            Request::UpdateOffset(UpdateOffset { group: group(), topic: topic(), queue_id: 2, offset: 18 }),
+            Request::UpdateOffset(UpdateOffset {
+                group: group(),
+                topic: topic(),
+                queue_id: 2,
+                offset: 18,
+                if_absent: None,
+            }),
             json!({"consumerGroup": "consumers", "topic": "OrderTopic", "queueId": "2", "commitOffset": "18"}),
         ),
         (

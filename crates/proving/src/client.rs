@@ -283,7 +283,8 @@ impl Client {
 
     /// Commits a group's offset, and waits for the answer.
     pub fn commit(&mut self, group: &str, topic: &str, queue: i32, offset: i64) -> Result<()> {
-        let commit = UpdateOffset { group: group.into(), topic: topic.into(), queue_id: queue, offset };
+        let commit =
+            UpdateOffset { group: group.into(), topic: topic.into(), queue_id: queue, offset, if_absent: None };
         self.must(&Request::UpdateOffset(commit)).map(drop)
     }
 

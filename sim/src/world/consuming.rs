@@ -27,8 +27,6 @@ pub(crate) struct Consuming {
     pub(crate) assigned: BTreeSet<MessageQueue>,
     /// Handed out since the queue was assigned last.
     handed: BTreeSet<(MessageQueue, u64)>,
-    /// Queues that were its at some time of this life.
-    met: BTreeSet<MessageQueue>,
     running: BTreeMap<Batch, Vec<(MessageQueue, u64)>>,
     closing: Option<Closing>,
 }
@@ -55,7 +53,6 @@ impl Consuming {
             plan,
             assigned: BTreeSet::new(),
             handed: BTreeSet::new(),
-            met: BTreeSet::new(),
             running: BTreeMap::new(),
             closing: None,
         }
@@ -85,7 +82,6 @@ impl Consuming {
         self.closing = None;
         self.assigned.clear();
         self.handed.clear();
-        self.met.clear();
         self.running.clear();
         let group = &plan.groups[self.group];
         if !group.shared {
@@ -175,11 +171,10 @@ impl Consuming {
     }
 
     pub(crate) fn carry_out(&mut self, lent: &mut Lent<'_>, truth: &mut Truth, plan: &Plan, wants: Wants<PushWork>) {
-        for Committed { peer, topic, queue, offset } in wants.commits {
+        for Committed { peer, topic, queue, offset, if_absent } in wants.commits {
             let queue = committed_queue(lent, &peer, &topic, queue);
             lent.stage.line(format_args!("{:?} commits {offset} of {queue:?}", self.machine.node));
-            let first = !self.met.contains(&queue);
-            truth.commits(lent.stage, self.reader(), &queue, offset, first);
+            truth.commits(lent.stage, self.reader(), &queue, offset, if_absent);
         }
         for left in wants.left {
             match left {
@@ -210,12 +205,13 @@ impl Consuming {
                 lent.stage.happened(Rare::LostWhileRunning);
             }
             self.handed.retain(|(queue, _)| queue != gone);
-            truth.dropped(lent.stage, self.watched, gone);
+        }
+        for moved in self.assigned.symmetric_difference(&queues) {
+            truth.moved(lent.stage, self.watched, moved);
         }
         for queue in &queues {
             truth.assigned(lent.stage, self.reader(), queue);
         }
-        self.met.extend(queues.iter().cloned());
         self.assigned = queues;
     }
 

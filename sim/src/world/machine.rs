@@ -18,6 +18,8 @@ pub(crate) struct Committed {
     pub(crate) topic: String,
     pub(crate) queue: u32,
     pub(crate) offset: u64,
+    /// Only as the group's beginning, if it has none.
+    pub(crate) if_absent: bool,
 }
 
 /// A core, and the commits that it sends.
@@ -40,7 +42,8 @@ impl<C: Core> Core for Watched<C> {
             let UpdateOffset { topic, queue_id, offset, .. } = update;
             let (queue, offset) = (u32::try_from(*queue_id), u64::try_from(*offset));
             let (queue, offset) = (queue.expect("a queue's number"), offset.expect("an offset"));
-            self.commits.push(Committed { peer: peer.clone(), topic: topic.to_string(), queue, offset });
+            let if_absent = update.if_absent == Some(true);
+            self.commits.push(Committed { peer: peer.clone(), topic: topic.to_string(), queue, offset, if_absent });
         }
         effect
     }

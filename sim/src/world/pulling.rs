@@ -68,9 +68,9 @@ impl Pulling {
 
     pub(crate) fn carry_out(&mut self, lent: &mut Lent<'_>, truth: &mut Truth, wants: Wants<PullWork>) {
         let reader = Reader { who: self.machine.who(), group: self.watched };
-        for Committed { peer, topic, queue, offset } in wants.commits {
+        for Committed { peer, topic, queue, offset, if_absent } in wants.commits {
             let queue = committed_queue(lent, &peer, &topic, queue);
-            truth.commits(lent.stage, reader, &queue, offset, false);
+            truth.commits(lent.stage, reader, &queue, offset, if_absent);
         }
         for left in wants.left {
             match left {

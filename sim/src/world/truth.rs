@@ -74,13 +74,14 @@ struct Lane {
     processed: BTreeSet<u64>,
     /// Everything from `start` to here is processed.
     done: u64,
-    /// What members have tried to keep as the beginning.
-    pins: BTreeMap<Who, u64>,
+    /// What members have tried to keep as the beginning, until one of them had it: the broker has taken one of these.
+    pins: BTreeSet<u64>,
     /// The highest offset that somebody has committed, and when somebody else has sent a lower one behind it.
     highest: u64,
     lowered_at: Option<u64>,
-    /// When somebody has given it away last: also when all is well, a new queue has them all shared out anew.
-    dropped_at: u64,
+    /// When it has gone from one member to another last, as either of them says. Also when all is well a new queue has them all
+    /// shared out anew; who takes one over may hear of it before who has it, and begins with what is committed by then.
+    moved_at: u64,
     /// Who has committed last, and when.
     last_commit: Option<(Who, u64)>,
     /// When some member was the first to say that the queue is its.
@@ -223,25 +224,27 @@ impl Truth {
     }
 
     /// A consumer says that a queue is its. Of a group that begins at the end it is known from now on where it has begun.
-    pub(crate) fn assigned(&mut self, stage: &mut Stage, Reader { who, group }: Reader, queue: &MessageQueue) {
+    pub(crate) fn assigned(&mut self, stage: &mut Stage, Reader { group, .. }: Reader, queue: &MessageQueue) {
         let now = stage.now;
         let lane = self.lane(group, queue);
         if lane.assigned_at.is_some() {
             return;
         }
         lane.assigned_at = Some(now);
-        // One who has found it kept does not say where.
-        let pinned = lane.pins.get(&who).copied();
-        if let Some(start) = pinned.filter(|_| lane.start.is_none()) {
-            stage.happened(Rare::BeganAtEnd);
+        if lane.start.is_some() || lane.pins.is_empty() {
+            return;
+        }
+        stage.happened(Rare::BeganAtEnd);
+        // Of several it shows with the first message which one the broker has got first.
+        if let [start] = lane.pins.iter().copied().collect::<Vec<_>>()[..] {
             (lane.start, lane.next, lane.done) = (Some(start), Some(start), start);
         }
     }
 
-    /// A consumer has given a queue away.
-    pub(crate) fn dropped(&mut self, stage: &Stage, group: usize, queue: &MessageQueue) {
+    /// A consumer has given a queue away, or was given it.
+    pub(crate) fn moved(&mut self, stage: &Stage, group: usize, queue: &MessageQueue) {
         let now = stage.now;
-        self.lane(group, queue).dropped_at = now;
+        self.lane(group, queue).moved_at = now;
     }
 
     /// A listener is given a message. `again`: it has said *later* of it. `before`: this life of the consumer has handed it
@@ -265,21 +268,18 @@ impl Truth {
         }
         let settled = self.settled_at;
         let lane = self.lane(group, queue);
-        let first_pin = lane.pins.values().min().copied();
         let Some(last) = lane.handed.insert(*offset, who) else {
+            if lane.start.is_none() {
+                if whole && !lane.pins.is_empty() && !lane.pins.contains(offset) {
+                    let pins = &lane.pins;
+                    stage.blame("order", format!("{} is the first of all; the group was to begin at {pins:?}", text()));
+                }
+                (lane.start, lane.done) = (Some(*offset), *offset);
+            }
             let next = *lane.next.get_or_insert(*offset);
             let in_order = if whole { *offset == next } else { *offset >= next };
-            if *offset < next && first_pin.is_some_and(|pin| pin <= *offset) {
-                // Two members have found a beginning each. What lies between was sent before anybody had the queue.
-                return;
-            }
-            if *offset > next && lane.pins.values().any(|pin| pin == offset) {
-                (lane.start, lane.done) = (Some(*offset), *offset);
-            } else if !in_order {
+            if !in_order {
                 stage.blame("order", format!("{} is the first; {next} was to be the next", text()));
-            }
-            if lane.start.is_none() {
-                (lane.start, lane.done) = (Some(*offset), *offset);
             }
             lane.next = Some(*offset + 1);
             return;
@@ -287,7 +287,7 @@ impl Truth {
         if again {
             return;
         }
-        if settled.is_some_and(|at| lane.dropped_at < at) && lane.lowered_at.is_none() {
+        if settled.is_some_and(|at| lane.moved_at < at) && lane.lowered_at.is_none() {
             stage.blame("twice", format!("{} comes again although all is well; {last:?} had it before", text()));
         }
         stage.happened(match self.over.get(&last) {
@@ -334,14 +334,14 @@ impl Truth {
         }
     }
 
-    /// A consumer commits. `first`: it has not said yet that it has the queue, so it keeps where the group begins.
+    /// A consumer commits. `if_absent`: it keeps where the group begins, unless that is kept already.
     pub(crate) fn commits(
         &mut self,
         stage: &mut Stage,
         Reader { who, group }: Reader,
         queue: &MessageQueue,
         offset: u64,
-        first: bool,
+        if_absent: bool,
     ) {
         let GroupPlan { name, tag, shared, .. } = &self.groups[group].plan;
         let (name, whole, shared) = (*name, tag.is_none(), *shared);
@@ -350,15 +350,14 @@ impl Truth {
         }
         let now = stage.now;
         let lane = self.lane(group, queue);
-        let other = lane.last_commit.replace((who, now)).filter(|(last, at)| *last != who && at + LATE > now);
-        if first {
-            lane.pins.insert(who, offset);
-            if other.is_some() {
-                // Two members keep a beginning each, and nobody knows which comes last.
-                lane.lowered_at = Some(now);
+        if if_absent {
+            // Whoever says that the queue is its has found one kept: what comes now comes too late.
+            if lane.assigned_at.is_none() {
+                lane.pins.insert(offset);
             }
             return;
         }
+        let other = lane.last_commit.replace((who, now)).filter(|(last, at)| *last != who && at + LATE > now);
         if lane.start.is_none() {
             (lane.start, lane.next, lane.done) = (Some(offset), Some(offset), offset);
         }
@@ -374,8 +373,7 @@ impl Truth {
             lane.lowered_at = None;
         }
         lane.highest = lane.highest.max(offset);
-        // Of two beginnings the higher one may have come last.
-        let low = lane.start.max(lane.pins.get(&who).copied()).unwrap_or(0).min(offset);
+        let low = lane.start.unwrap_or(0).min(offset);
         let open = lane.handed.range(low..offset).find(|(handed, _)| !lane.processed.contains(handed));
         if let Some((open, _)) = open {
             stage.blame(

@@ -37,7 +37,7 @@ fn delete_topic(topic: &str) -> Request<'_> {
 
 fn update(group: &str, topic: &str, queue_id: i32, offset: i64) -> Request<'static> {
     let (group, topic) = (group.to_owned().into(), topic.to_owned().into());
-    Request::UpdateOffset(UpdateOffset { group, topic, queue_id, offset })
+    Request::UpdateOffset(UpdateOffset { group, topic, queue_id, offset, if_absent: None })
 }
 
 fn query(group: &str, topic: &str, queue_id: i32) -> Request<'static> {
@@ -344,6 +344,34 @@ fn offsets_are_gathered_confirmed_and_never_shown_before_they_are_kept() {
     world.ask(A, Request::Send(message("T", 0, "", b"new")));
     world.pass(SECOND);
     assert_ne!(told(&world.ask(B, query("G", "T", 0))), "0 1 ");
+}
+
+#[test]
+fn of_two_beginnings_that_members_keep_the_first_holds() {
+    let mut world = World::new(config());
+    for _ in 0..3 {
+        world.ask(A, Request::Send(message("T", 0, "", b"x")));
+    }
+    let begin = |group: &str, offset| match update(group, "T", 0, offset) {
+        Request::UpdateOffset(update) => Request::UpdateOffset(UpdateOffset { if_absent: Some(true), ..update }),
+        other => other,
+    };
+    world.hold = true;
+    let first = world.send(A, begin("G", 2));
+    let second = world.send(B, begin("G", 3));
+    assert_eq!((world.answer(first), world.answer(second)), (None, None), "the first is not kept yet");
+    world.flush();
+    world.hold = false;
+    assert!(world.answer(first).is_some_and(|response| response.is_ok()));
+    assert!(world.answer(second).is_some_and(|response| response.is_ok()), "it may ask what holds");
+    assert_eq!(told(&world.ask(B, query("G", "T", 0))), "0 2 ");
+    world.ask(A, update("G", "T", 0, 3));
+    assert!(world.ask(B, begin("G", 1)).is_ok());
+    assert_eq!(told(&world.ask(B, query("G", "T", 0))), "0 3 ", "one that is late takes nothing back");
+    world.oneway(A, update("H", "T", 0, 1));
+    world.ask(B, begin("H", 3));
+    assert_eq!(told(&world.ask(B, query("H", "T", 0))), "0 1 ", "what is gathered counts");
+    assert_eq!(world.ask(B, begin("G", 4)).code, 29, "an offset must be one");
 }
 
 #[test]

@@ -34,19 +34,22 @@ pub(crate) struct Terms {
     pub(crate) patience: Duration,
 }
 
-/// How the beginning of a queue is found: `Query → Begin → Query → Pin`.
+/// How the beginning of a queue is found: `Query → Begin → Query → Pin → Confirm`.
 ///
 /// Where a group begins is kept at the broker before anything is pulled. Else a consumer that ends before its first commit
 /// would find the end further on when it comes back, and pass over what came meanwhile. Just before, the group's offset is asked
-/// for once more: another member may have kept one.
+/// for once more: another member may have kept one. And once more behind it: of two members that keep a beginning at once,
+/// KeepMQ's brokers take the first, and RocketMQ's the last; whoever believes in its own has the group begin twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
     /// The group's offset; when there is none: this one, if it is known.
     Query(Option<QueueOffset>),
     /// Where the configuration says that a group begins.
     Begin,
-    /// Keeping it.
+    /// Keeping it, unless there is one by now.
     Pin(QueueOffset),
+    /// What the broker holds, now that this one was kept.
+    Confirm(QueueOffset),
 }
 
 /// In which way something has failed.
@@ -89,13 +92,13 @@ impl Terms {
 
     pub(super) fn question(&self, queue: &MessageQueue, start: Start, fresh: bool) -> Request<'static> {
         match start {
-            Start::Query(_) => Request::QueryOffset(QueryOffset {
+            Start::Query(_) | Start::Confirm(_) => Request::QueryOffset(QueryOffset {
                 group: self.group.clone().into(),
                 topic: queue.topic.as_str().to_owned().into(),
                 queue_id: wire_id(queue),
                 zero_if_not_found: Some(false),
             }),
-            Start::Pin(offset) => update(&self.group, queue, offset),
+            Start::Pin(offset) => update(&self.group, queue, offset, Some(true)),
             // Nobody in the group has seen a queue that is new; it begins with its first message.
             Start::Begin if fresh && self.from == ConsumeFrom::LastOffset && !planted!("last-offset-skips") => {
                 place(queue, ConsumeFrom::FirstOffset)
@@ -123,12 +126,19 @@ pub(crate) fn read_place(outcome: &Outcome) -> Result<QueueOffset, String> {
     heard(outcome).and_then(|response| offset_in(response, "offset")).map_err(|(_, why)| why)
 }
 
-pub(super) fn update(group: &str, queue: &MessageQueue, offset: QueueOffset) -> Request<'static> {
+/// Commits an offset; `if_absent`: only when the group has none.
+pub(super) fn update(
+    group: &str,
+    queue: &MessageQueue,
+    offset: QueueOffset,
+    if_absent: Option<bool>,
+) -> Request<'static> {
     Request::UpdateOffset(UpdateOffset {
         group: group.to_owned().into(),
         topic: queue.topic.as_str().to_owned().into(),
         queue_id: wire_id(queue),
         offset: offset.wire(),
+        if_absent,
     })
 }
 

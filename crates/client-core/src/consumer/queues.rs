@@ -231,7 +231,7 @@ impl Queues {
             self.uncommitted += 1;
             return;
         };
-        let request = update(&self.terms.group, queue, upto);
+        let request = update(&self.terms.group, queue, upto, None);
         let call = cx.call(master, request, cx.now.mono + self.terms.patience);
         self.calls.insert(call, (generation, Asked::Last));
     }
@@ -384,7 +384,12 @@ impl Queues {
                 reading.trouble = Trouble::default();
                 return Ok(());
             }
-            Start::Query(_) => {
+            Start::Confirm(offset) if response.code == ResponseCode::QueryNotFound as i32 => {
+                reading.stage = Stage::Starting(Start::Pin(offset));
+                let why = format!("the broker has said that it keeps offset {offset} for the group, and has none");
+                return Err((Kind::Unreadable, why));
+            }
+            Start::Query(_) | Start::Confirm(_) => {
                 let offset = offset_in(response, "offset")?;
                 reading.committed = Some(offset);
                 Some(offset)
@@ -398,8 +403,9 @@ impl Queues {
             }
             Start::Pin(offset) => {
                 success(response)?;
-                reading.committed = Some(offset);
-                Some(offset)
+                // What was wrong stays so until it is confirmed.
+                reading.stage = Stage::Starting(Start::Confirm(offset));
+                return Ok(());
             }
         };
         reading.trouble = Trouble::default();
@@ -552,7 +558,7 @@ impl Queues {
                 }
                 continue;
             };
-            let request = update(&self.terms.group, &reading.queue, upto);
+            let request = update(&self.terms.group, &reading.queue, upto, None);
             let call = cx.call(master, request, cx.now.mono + self.terms.patience);
             reading.committing = Some(call);
             self.calls.insert(call, (*generation, Asked::Commit(upto)));

@@ -25,6 +25,9 @@ header! {
         pub queue_id: i32 = "queueId",
         /// The next offset that the group wants.
         pub offset: i64 = "commitOffset",
+        /// Ours; RocketMQ's brokers do not know it, and ignore it. True: when the group has an offset there, it stays as it is,
+        /// and the answer is SUCCESS all the same.
+        pub if_absent: Option<bool> = "keepmqIfAbsent",
     }
 }
 header! {

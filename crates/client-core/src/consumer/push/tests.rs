@@ -16,6 +16,8 @@ struct World {
     /// The first offset that is still there.
     min: u64,
     offsets: BTreeMap<u32, i64>,
+    /// The broker knows commits under a condition.
+    conditional: bool,
     members: Vec<&'static str>,
     /// Codes of requests that nobody answers for now.
     silent: BTreeSet<i32>,
@@ -53,6 +55,7 @@ impl World {
             stored: BTreeMap::new(),
             min: 0,
             offsets: BTreeMap::new(),
+            conditional: true,
             members: vec!["me"],
             silent: BTreeSet::new(),
             failing: BTreeSet::new(),
@@ -79,8 +82,11 @@ impl World {
             let (call, request) = self.waiting.remove(at);
             let outcome = self.answer(&request).expect("it was there a moment ago");
             if let (Request::UpdateOffset(update), Ok(_)) = (&request, &outcome) {
-                self.offsets.insert(u32::try_from(update.queue_id).unwrap(), update.offset);
-                self.log.push(format!("commit {}@{}", update.queue_id, update.offset));
+                let id = u32::try_from(update.queue_id).unwrap();
+                if !(self.conditional && update.if_absent == Some(true) && self.offsets.contains_key(&id)) {
+                    self.offsets.insert(id, update.offset);
+                    self.log.push(format!("commit {}@{}", update.queue_id, update.offset));
+                }
             }
             self.consumer.handle(Event::Answered { call, outcome }, self.now);
         }
@@ -371,6 +377,53 @@ fn another_members_beginning_is_found_just_before_ours_is_kept() {
     world.offsets.insert(0, 2);
     world.silent.clear();
     assert_eq!(world.run(), "assigned[0] give 0@2 give 0@3", "ours would have been 4");
+}
+
+#[test]
+fn of_two_beginnings_that_are_kept_at_once_the_first_holds_or_the_one_that_the_broker_says() {
+    for (conditional, another, log) in [
+        (true, 2, "assigned[0] give 0@2 give 0@3"),
+        // As RocketMQ's: ours is the last. What the other has begun with is among what was there before anybody had the queue.
+        (false, 2, "commit 0@4 assigned[0]"),
+    ] {
+        let mut world = World::new(|config| config.from = ConsumeFrom::LastOffset);
+        world.conditional = conditional;
+        world.store(0, "x x x x");
+        world.silent.insert(UPDATE);
+        world.run();
+        world.offsets.insert(0, another);
+        world.silent.clear();
+        assert_eq!(world.run(), log);
+    }
+    // As RocketMQ's, and ours was the first: the other one's came behind it.
+    let mut world = World::new(|config| config.from = ConsumeFrom::LastOffset);
+    world.store(0, "x x");
+    world.silent.insert(UPDATE);
+    world.run();
+    (world.silent, world.failing) = (BTreeSet::new(), [QUERY].into());
+    assert_eq!(world.run(), "commit 0@2 trouble[no answer from b:1: it is down]");
+    world.store(0, "x x").offsets.insert(0, 3);
+    world.failing.clear();
+    assert_eq!(world.pass(1_000), "assigned[0] give 0@3", "the group begins once");
+}
+
+#[test]
+fn a_beginning_that_is_said_to_be_kept_and_is_not_is_none() {
+    let mut world = World::new(|config| config.from = ConsumeFrom::LastOffset);
+    world.store(0, "x x");
+    world.silent.insert(UPDATE);
+    world.run();
+    (world.silent, world.failing) = (BTreeSet::new(), [QUERY].into());
+    world.run();
+    world.offsets.clear();
+    (world.silent, world.failing) = ([UPDATE].into(), BTreeSet::new());
+    assert_eq!(
+        world.pass(500),
+        "trouble[queue 0 of T on b: the broker has said that it keeps offset 2 for the group, and has none]"
+    );
+    assert!(!world.calls.contains(&PULL));
+    world.silent.clear();
+    assert_eq!(world.pass(1_000), "commit 0@2 assigned[0]");
 }
 
 #[test]

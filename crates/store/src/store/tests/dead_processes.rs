@@ -28,6 +28,29 @@ fn names_that_a_killed_process_left_are_made_durable_before_anything_is_built_on
 }
 
 #[test]
+fn a_first_start_that_is_killed_and_a_second_that_loses_power_leave_a_store_that_opens() {
+    for first in 0..60 {
+        for second in 0..60 {
+            let disk = TestDisk::default();
+            disk.off_after(first);
+            drop(Store::open(disk.clone(), config(), at(0)));
+            disk.stay_on();
+            disk.off_after(second);
+            let opened = Store::open(disk.clone(), config(), at(500)).is_ok();
+            for keep in [0, 4] {
+                let disk = disk.after_power_cut(&mut Chance::new(first << 6 | second), keep);
+                let story =
+                    format!("killed before call {first}, then no power from call {second} of the next start on");
+                kept_after_all(disk, &[], &story);
+            }
+            if opened {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
 fn a_killed_roll_is_made_durable_by_the_next_open() {
     for calls in 0..12 {
         let mut rig = Rig::new(config());
