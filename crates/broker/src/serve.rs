@@ -62,7 +62,10 @@ impl Serve {
     /// The answer. Pure: whoever has read may make it, without the core.
     pub fn response(&self, read: Result<Served, ReadError>) -> Response {
         match (self.answer, read) {
-            (Answer::Pull(asked), Ok(Served::Records { bytes, count, next })) => pulled(asked, bytes, count, next),
+            (Answer::Pull(asked), Ok(Served::Records { bytes, count, lost, next })) => {
+                let reply = pulled(asked, bytes, count, next);
+                if lost == 0 { reply } else { passing_over(lost, reply) }
+            }
             // Retention was faster. The client asks again from the same offset, and is then told the lowest one.
             (Answer::Pull(asked), Err(ReadError::Removed { .. })) => {
                 Response::refuse(ResponseCode::PullRetryImmediately, "MESSAGE_WAS_REMOVING")
@@ -97,6 +100,13 @@ fn pulled(asked: PullReply, bytes: Vec<Bytes>, count: u32, next: keepmq_protocol
         return Response::refuse(ResponseCode::PullRetryImmediately, "NO_MATCHED_MESSAGE").with_header(header);
     }
     Response { remark: Some("FOUND".into()), body: bytes.into_iter().collect(), header, ..Response::ok() }
+}
+
+/// Says that messages are missing which the operator has given up.
+fn passing_over(lost: u32, reply: Response) -> Response {
+    let said = reply.remark.as_deref().unwrap_or_default();
+    let remark = format!("{said}; {lost} messages before the next offset are lost: their bytes were damaged (store verify)");
+    Response { remark: Some(remark.into()), ..reply }
 }
 
 /// Looks at the first record that was read. It may lie in pieces.

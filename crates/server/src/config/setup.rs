@@ -151,6 +151,7 @@ impl BrokerSetup {
             keep: live.keep,
             store_host: address,
             adopt: settings.flag("adopt"),
+            accept_loss: None,
             new_id: random()?,
             seed: u64::from_ne_bytes(random()?),
         };

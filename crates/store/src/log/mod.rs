@@ -1,12 +1,16 @@
 //! The record log over its segments.
 
 mod commit_log;
+mod index;
 mod rebuild;
 mod recovery;
 mod retention;
 mod scan;
+mod walk;
 
 pub(crate) use commit_log::{Batch, CommitLog, Reserved};
-pub(crate) use rebuild::{apply, batch_count};
+pub(crate) use index::indexed_between;
+pub(crate) use rebuild::{apply, batch_count, in_a_queue};
 pub(crate) use recovery::{Restored, join_tables, restore, snapshot_path};
 pub(crate) use retention::{Retention, SegmentAge, believed, choose};
+pub(crate) use walk::{Bad, Seen, walk};

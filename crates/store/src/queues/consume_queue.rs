@@ -422,6 +422,13 @@ impl Queue {
         (slot.end() > self.min).then(|| slot.block(name))
     }
 
+    /// Those that may hold a record between two positions.
+    pub(super) fn blocks_between(&self, from: LogOffset, to: LogOffset) -> &[Slot] {
+        let first = self.blocks.partition_point(|slot| slot.position <= from.0).saturating_sub(1);
+        let behind = self.blocks.partition_point(|slot| slot.position < to.0);
+        &self.blocks[first.min(behind)..behind]
+    }
+
     /// Retention has taken what lies before `first`.
     pub(super) fn retire(&mut self, first: u64) {
         if first <= self.min {

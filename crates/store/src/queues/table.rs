@@ -92,6 +92,26 @@ impl Queues {
         (self.topic(ix), self.queue(ix).id)
     }
 
+    /// Each queue, and the offset that its next message gets.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (&Topic, u32, u64)> {
+        self.all().map(|ix| (self.topic(ix), self.queue(ix).id, self.queue(ix).next))
+    }
+
+    pub(crate) fn is_empty(&self, ix: QueueIx) -> bool {
+        self.queue(ix).is_empty()
+    }
+
+    /// The blocks that hold the records between two positions, and some beside them; in the order in which they lie on disk.
+    pub(crate) fn blocks_between(&self, from: LogOffset, to: LogOffset) -> Vec<(QueueIx, BlockRef)> {
+        let of_queue = |ix| {
+            let name = self.name_len(ix);
+            self.queue(ix).blocks_between(from, to).iter().map(move |slot| (ix, slot.block(name)))
+        };
+        let mut blocks: Vec<_> = self.all().flat_map(of_queue).collect();
+        blocks.sort_unstable_by_key(|(_, block)| (block.file, block.at));
+        blocks
+    }
+
     /// Offset that the next message gets.
     pub(crate) fn next(&self, ix: QueueIx) -> QueueOffset {
         QueueOffset(self.queue(ix).next)
