@@ -56,6 +56,9 @@ pub use queues::{Limits, Selection};
 mod reader;
 pub use reader::{LogReader, ReadError, ReadPlan, Served};
 
+mod offline;
+pub use offline::{Finding, Info, Report, Shown, SnapshotInfo, Torn, dump, inspect, verify};
+
 #[cfg(test)]
 mod testdisk;
 

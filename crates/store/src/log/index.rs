@@ -2,7 +2,7 @@
 
 use crate::config::OpenError;
 use crate::disk::{Disk, File};
-use crate::files::{Files, OWN_DIR, failed, segment_path};
+use crate::files::{Files, OWN_DIR, failed};
 use crate::identity::Identity;
 use crate::job::first_at_or_behind;
 use crate::log::rebuild::{Accept, limit};
@@ -132,7 +132,7 @@ pub(super) fn accept_indexed<D: Disk>(
 }
 
 /// What the blocks say was between two positions.
-pub(crate) fn indexed_between<D: Disk>(
+fn indexed_between<D: Disk>(
     files: &Files<D>,
     queues: &Queues,
     from: u64,

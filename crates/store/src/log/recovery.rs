@@ -40,7 +40,7 @@ const META_RECORD_BYTES: u64 = 256;
 /// A block file is this part of a segment: with segments of 1 GiB, 64 MiB.
 const BLOCK_FILE_SHARE: u64 = 16;
 /// Largest file of metadata that is believed.
-pub(super) const OWN_FILE_MAX: u64 = 4 << 30;
+pub(crate) const OWN_FILE_MAX: u64 = 4 << 30;
 
 /// Opens or creates everything below the store's root.
 ///
@@ -203,7 +203,7 @@ pub(super) fn damaged(path: &Path, what: String) -> OpenError {
 
 // ---- what is there -----------------------------------------------------------------------------------------------------
 
-fn segments_of(names: &[PathBuf]) -> Vec<u64> {
+pub(crate) fn segments_of(names: &[PathBuf]) -> Vec<u64> {
     // Names of another form (`lost+found`) are not ours to judge.
     let base = |name: &PathBuf| {
         let name = name.to_str()?;

@@ -9,6 +9,7 @@ use keepmq_protocol::{LogOffset, QueueOffset, Topic};
 use keepmq_world::{Keyed, Map, Timestamp};
 use std::collections::VecDeque;
 use std::mem;
+use std::ops::Range;
 
 /// All queues.
 pub(crate) struct Queues {
@@ -99,6 +100,22 @@ impl Queues {
 
     pub(crate) fn is_empty(&self, ix: QueueIx) -> bool {
         self.queue(ix).is_empty()
+    }
+
+    /// The offsets that durable blocks hold, and that were not deleted.
+    pub(crate) fn indexed_of(&self, ix: QueueIx) -> Range<u64> {
+        let queue = self.queue(ix);
+        queue.min.min(queue.saved())..queue.saved()
+    }
+
+    /// The durable block that holds this message.
+    pub(crate) fn block_of(&self, ix: QueueIx, offset: QueueOffset) -> Option<BlockRef> {
+        let indexed = self.indexed_of(ix).contains(&offset.0);
+        indexed.then(|| self.queue(ix).block_of(offset.0, self.name_len(ix)))?
+    }
+
+    pub(crate) fn topic_count(&self) -> usize {
+        self.topics.len()
     }
 
     /// The blocks that hold the records between two positions, and some beside them; in the order in which they lie on disk.

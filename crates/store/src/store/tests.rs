@@ -411,6 +411,7 @@ fn a_buffer_that_is_filled_again_has_nothing_of_before_in_it() {
 
 mod dead_processes;
 mod losses;
+mod offline;
 mod power_cuts;
 mod refusals;
 mod upkeep;
