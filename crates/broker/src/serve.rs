@@ -105,7 +105,8 @@ fn pulled(asked: PullReply, bytes: Vec<Bytes>, count: u32, next: keepmq_protocol
 /// Says that messages are missing which the operator has given up.
 fn passing_over(lost: u32, reply: Response) -> Response {
     let said = reply.remark.as_deref().unwrap_or_default();
-    let remark = format!("{said}; {lost} messages before the next offset are lost: their bytes were damaged (store verify)");
+    let remark =
+        format!("{said}; {lost} messages before the next offset are lost: their bytes were damaged (store verify)");
     Response { remark: Some(remark.into()), ..reply }
 }
 

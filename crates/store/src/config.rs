@@ -110,6 +110,15 @@ pub enum OpenError {
         /// What the operator can do.
         todo: String,
     },
+    /// Something is to be accepted as lost that is not damaged.
+    #[error(
+        "nothing damaged begins at position {at} of the log; only the very position that an error or `keepmq store verify` names \
+         can be given up"
+    )]
+    NotDamaged {
+        /// The position.
+        at: u64,
+    },
     /// The configuration does not fit the store.
     #[error("{0}")]
     Config(String),

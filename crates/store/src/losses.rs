@@ -132,12 +132,7 @@ impl Losses {
     }
 
     /// Writes one more down, durably.
-    pub(crate) fn accept<D: Disk>(
-        &mut self,
-        loss: Loss,
-        files: &Files<D>,
-        store_id: [u8; 16],
-    ) -> Result<(), JobError> {
+    pub(crate) fn accept<D: Disk>(&mut self, loss: Loss, files: &Files<D>, store_id: [u8; 16]) -> Result<(), JobError> {
         self.add(loss);
         files.replace(Path::new(PATH), self.encode(store_id).as_bytes())
     }

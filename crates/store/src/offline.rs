@@ -14,7 +14,7 @@ use crate::config::OpenError;
 use crate::disk::{Disk, File};
 use crate::files::{Files, LOG_DIR, OWN_DIR, failed, segment_path};
 use crate::identity::{self, Identity};
-use crate::log::{OWN_FILE_MAX, Seen, numbered, segments_of, snapshot_path, walk};
+use crate::log::{Extent, OWN_FILE_MAX, Seen, numbered, segments_of, snapshot_path, walk};
 use crate::losses::{Loss, Losses};
 use crate::meta::Snapshot;
 use crate::queues::{BlockFile, Queues};
@@ -123,7 +123,8 @@ impl<D: Disk> Ground<D> {
         let own = files.list(Path::new(OWN_DIR))?;
         let names = segments_of(&files.list(Path::new(LOG_DIR))?);
         let mut wrong = Vec::new();
-        let identity = match files.read_whole(Path::new(identity::PATH), 1 << 20)?.map(|bytes| Identity::decode(&bytes)) {
+        let identity = match files.read_whole(Path::new(identity::PATH), 1 << 20)?.map(|bytes| Identity::decode(&bytes))
+        {
             None if names.is_empty() => {
                 return Err(OpenError::Foreign {
                     what: format!("there is neither {} nor a segment in {LOG_DIR}/", identity::PATH),
@@ -149,9 +150,8 @@ impl<D: Disk> Ground<D> {
         let clean_stop = files.len_of(Path::new(JAVA_ABORT))?.is_none();
         let queues = Queues::new(Keyed::new(0), [0; 16]);
         let (slot, snapshots, blocks, torn_piece) = (None, Vec::new(), BTreeMap::new(), None);
-        let mut ground = Self {
-            files, identity, bases, odd, slot, snapshots, queues, blocks, torn_piece, clean_stop, wrong,
-        };
+        let mut ground =
+            Self { files, identity, bases, odd, slot, snapshots, queues, blocks, torn_piece, clean_stop, wrong };
         if let Some(id) = ground.identity.as_ref().map(|identity| identity.store_id) {
             ground.read_own(id, &own)?;
         }
@@ -251,8 +251,9 @@ impl<D: Disk> Ground<D> {
         self.slot.map_or(0, |slot| slot.durable).max(self.queues.indexed().0)
     }
 
-    fn last_segment(&self) -> u64 {
-        self.bases.iter().chain(self.odd.iter().map(|(base, _)| base)).max().copied().unwrap_or(0)
+    fn log(&self) -> Extent<'_> {
+        let last = self.bases.iter().chain(self.odd.iter().map(|(base, _)| base)).max().copied().unwrap_or(0);
+        Extent { bases: &self.bases, last, from: self.log_min(), durable: self.durable() }
     }
 }
 
@@ -320,7 +321,7 @@ pub fn dump<D: Disk>(
 ) -> Result<(), OpenError> {
     let ground = Ground::read(disk)?;
     let from = from.0.max(ground.bases.first().copied().unwrap_or(0));
-    walk(&ground.files, &ground.bases, ground.last_segment(), from, |seen| -> Result<_, OpenError> {
+    walk(&ground.files, Extent { from, ..ground.log() }, |seen| -> Result<_, OpenError> {
         Ok(match seen {
             Seen::Record(record) => see(Shown::Record(record)),
             Seen::Lost(Loss { from, to, .. }) => {

@@ -7,7 +7,7 @@ use crate::identity::Identity;
 use crate::job::first_at_or_behind;
 use crate::log::rebuild::{Accept, limit};
 use crate::log::recovery::{OWN_FILE_MAX, damaged, numbered};
-use crate::log::walk::{Seen, walk};
+use crate::log::walk::{Extent, Seen, walk};
 use crate::losses::{Loss, Missing};
 use crate::meta::Snapshot;
 use crate::queues::{BlockFile, Queues};
@@ -84,7 +84,8 @@ pub(super) fn go_on_as_known(
             continue;
         }
         if !queues.is_empty(ix) {
-            let what = format!("queue {queue} of {topic} goes on at {next} by the snapshot, and the log has {known} only");
+            let what =
+                format!("queue {queue} of {topic} goes on at {next} by the snapshot, and the log has {known} only");
             return Err(damaged(Path::new(OWN_DIR), what));
         }
         queues.set_next(ix, QueueOffset(next));
@@ -92,38 +93,30 @@ pub(super) fn go_on_as_known(
     Ok(())
 }
 
-/// Accepts a damaged place that the index covers, unless it was accepted already. The index knows what was in it.
+/// Accepts a damaged place that the index covers (the log was read behind it), unless it was accepted already. The index knows what was in it.
 pub(super) fn accept_indexed<D: Disk>(
     files: &mut Files<D>,
-    bases: &[u64],
+    log: Extent<'_>,
     queues: &Queues,
     accept: Accept,
-    indexed: u64,
 ) -> Result<(), OpenError> {
     if files.losses.find(accept.at).is_some_and(|loss| loss.from == accept.at) {
         return Ok(());
     }
     let base = files.base(accept.at);
     let mut to = None;
-    if accept.at < indexed && bases.contains(&base) {
-        let last = *bases.last().expect("a log has a segment");
-        walk(files, &[base], last, base, |seen| -> Result<_, OpenError> {
+    if accept.at < log.from && log.bases.contains(&base) {
+        walk(files, Extent { bases: &[base], from: base, ..log }, |seen| -> Result<_, OpenError> {
             if let Seen::Bad(bad) = seen
                 && bad.at == accept.at
             {
-                to = Some(bad.to.min(indexed));
+                to = Some(bad.to.min(log.from));
                 return Ok(ControlFlow::Break(()));
             }
             Ok(ControlFlow::Continue(()))
         })?;
     }
-    let Some(to) = to else {
-        return Err(OpenError::Config(format!(
-            "--accept-loss {}: nothing damaged begins at this position of the log. Give the very position that an error or \
-             `keepmq store verify` names, or take the flag away",
-            accept.at
-        )));
-    };
+    let Some(to) = to else { return Err(OpenError::NotDamaged { at: accept.at }) };
     let missing = indexed_between(files, queues, accept.at, to)?;
     let loss = Loss { accepted: accept.now.0, from: accept.at, to, missing };
     limit(&loss)?;
@@ -132,12 +125,7 @@ pub(super) fn accept_indexed<D: Disk>(
 }
 
 /// What the blocks say was between two positions.
-fn indexed_between<D: Disk>(
-    files: &Files<D>,
-    queues: &Queues,
-    from: u64,
-    to: u64,
-) -> Result<Vec<Missing>, OpenError> {
+fn indexed_between<D: Disk>(files: &Files<D>, queues: &Queues, from: u64, to: u64) -> Result<Vec<Missing>, OpenError> {
     let mut found: BTreeMap<(String, u32), (u64, u64)> = BTreeMap::new();
     for (ix, block) in queues.blocks_between(LogOffset(from), LogOffset(to)) {
         let path = BlockFile::path(block.file);

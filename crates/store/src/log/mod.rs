@@ -12,4 +12,4 @@ pub(crate) use commit_log::{Batch, CommitLog, Reserved};
 pub(crate) use rebuild::{apply, batch_count, in_a_queue};
 pub(crate) use recovery::{OWN_FILE_MAX, Restored, join_tables, numbered, restore, segments_of, snapshot_path};
 pub(crate) use retention::{Retention, SegmentAge, believed, choose};
-pub(crate) use walk::{Bad, Seen, walk};
+pub(crate) use walk::{Bad, Extent, Seen, walk};

@@ -3,7 +3,7 @@ use crate::disk::{Disk, File};
 use crate::files::{Files, segment_path};
 use crate::log::recovery::damaged;
 use crate::log::scan::Scan;
-use crate::log::walk::{Bad, Seen, walk};
+use crate::log::walk::{Bad, Extent, Seen, walk};
 use crate::losses::{self, Loss, Losses, Missing};
 use crate::meta::MetaRecord;
 use crate::queues::{Entry, Queues};
@@ -63,22 +63,6 @@ enum Stop {
     Bad { at: u64, end: u64, why: RecordError },
 }
 
-/// The log that is read.
-#[derive(Clone, Copy)]
-pub(super) struct Extent<'b> {
-    pub(super) bases: &'b [u64],
-    /// Where reading begins.
-    pub(super) from: u64,
-    /// Everything before this was synced once.
-    pub(super) durable: u64,
-}
-
-impl Extent<'_> {
-    pub(super) fn last(&self) -> u64 {
-        *self.bases.last().expect("a log has a segment")
-    }
-}
-
 /// Bytes between two words about progress.
 const PROGRESS_EVERY: u64 = 1 << 20;
 
@@ -90,7 +74,7 @@ impl Rebuild<'_> {
         log: Extent<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(u64, u64), OpenError> {
-        let last = log.last();
+        let last = log.last;
         let mut at = log.from;
         loop {
             let base = files.base(at);
@@ -123,7 +107,7 @@ impl Rebuild<'_> {
             };
             // The rest of a batch that has lost some of its records is kept: all of them were acknowledged.
             self.release(&scan.path)?;
-            let mut bad = Bad::measure(&mut scan, bad, why, base == last)?;
+            let mut bad = Bad::measure(&mut scan, bad, why, base == last, u64::MAX)?;
             if bad.in_last && !bad.followed {
                 bad.to = bad.to.max(log.durable).min(scan.end - BLANK_BYTES as u64);
             }
@@ -209,7 +193,7 @@ impl Rebuild<'_> {
             return Ok(missing);
         }
         let mut behind: BTreeMap<(String, u32), u64> = BTreeMap::new();
-        walk(files, log.bases, log.last(), bad.to, |seen| -> Result<_, OpenError> {
+        walk(files, Extent { from: bad.to, ..log }, |seen| -> Result<_, OpenError> {
             match seen {
                 Seen::Record(record) if in_a_queue(record) => {
                     let queue = (record.topic.to_owned(), record.queue_id);
@@ -260,8 +244,7 @@ impl Rebuild<'_> {
             }
             let known = self.queues.find(record.topic, record.queue_id);
             let next = known.map_or(QueueOffset(0), |ix| self.queues.next(ix));
-            let (_, count) =
-                counts.entry((record.topic.to_owned(), record.queue_id)).or_insert((next.0, 0));
+            let (_, count) = counts.entry((record.topic.to_owned(), record.queue_id)).or_insert((next.0, 0));
             if record.queue_offset.0 != next.0 + *count {
                 return Ok(None);
             }

@@ -4,8 +4,9 @@ use crate::disk::{Disk, File};
 use crate::files::{Files, LOG_DIR, NEXT, OWN_DIR, failed, segment_path};
 use crate::identity::{self, Identity};
 use crate::log::index::{Index, accept_indexed, go_on_as_known, load_index};
-use crate::log::rebuild::{Accept, Extent, Rebuild};
+use crate::log::rebuild::{Accept, Rebuild};
 use crate::log::scan::Scan;
+use crate::log::walk::Extent;
 use crate::log::{CommitLog, Reserved, SegmentAge};
 use crate::losses::{self, Losses};
 use crate::meta::Snapshot;
@@ -112,7 +113,8 @@ pub(crate) fn restore<D: Disk>(
     // The index never names what was not synced, so it says as much as the mark does.
     let durable = slot.durable.max(indexed);
     let snapshot_at = snapshot.as_ref().map_or(0, |snapshot| snapshot.at);
-    let (end, cut) = rebuild.scan(&mut files, Extent { bases: &bases, from: indexed, durable }, progress)?;
+    let log = Extent { bases: &bases, last: bases[bases.len() - 1], from: indexed, durable };
+    let (end, cut) = rebuild.scan(&mut files, log, progress)?;
     if end < snapshot_at || end < durable {
         return Err(damaged(
             &segment_path(files.base(end)),
@@ -123,7 +125,7 @@ pub(crate) fn restore<D: Disk>(
         go_on_as_known(&mut rebuild.queues, snapshot, keyed, &identity)?;
     }
     if let Some(accept) = accept {
-        accept_indexed(&mut files, &bases, &rebuild.queues, accept, indexed)?;
+        accept_indexed(&mut files, log, &rebuild.queues, accept)?;
     }
     write_again(&files, slot.durable.max(log_min), end)?;
     if identity.adopted == u64::MAX || rebuild.foreign {
@@ -506,4 +508,3 @@ fn split_tables(snapshot: Snapshot) -> Result<(QueueOffset, Vec<u8>), OpenError>
         None => Err(damaged(&snapshot_path(snapshot.generation), "its tables are cut short".to_owned())),
     }
 }
-

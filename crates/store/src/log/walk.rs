@@ -11,6 +11,10 @@ use std::ops::ControlFlow;
 /// No record is longer, whoever wrote it.
 pub(crate) const RECORD_MAX: usize = 128 << 20;
 
+/// So many zeroes behind the durable mark, and nothing was ever written behind them: more than a power cut may take, and what
+/// is zeroed ahead, with the buffers that a broker has by default.
+const QUIET: u64 = 256 << 20;
+
 /// What stands in the log, one behind the other.
 pub(crate) enum Seen<'w> {
     /// A whole record.
@@ -39,14 +43,15 @@ pub(crate) struct Bad {
 }
 
 impl Bad {
-    /// Looks how far it goes.
+    /// Looks how far it goes, until `quiet` bytes in a row are zero.
     pub(crate) fn measure<F: File>(
         scan: &mut Scan<F>,
         at: u64,
         why: RecordError,
         in_last: bool,
+        quiet: u64,
     ) -> Result<Self, JobError> {
-        let behind = scan.behind(at, at + 1, u64::MAX)?;
+        let behind = scan.behind(at, at + 1, quiet)?;
         let to = match behind.far_record {
             Some(next) => next,
             // What goes on behind it needs room for the blank that ends the segment.
@@ -57,14 +62,26 @@ impl Bad {
     }
 }
 
-/// Shows what stands in these segments, from `from` on; the position behind the last record. `last` is the log's last segment.
+/// The log, for those who go through it.
+#[derive(Clone, Copy)]
+pub(crate) struct Extent<'b> {
+    /// Segments to be read.
+    pub(crate) bases: &'b [u64],
+    /// The log's last segment.
+    pub(crate) last: u64,
+    /// Where reading begins.
+    pub(crate) from: u64,
+    /// Everything before this was synced once.
+    pub(crate) durable: u64,
+}
+
+/// Shows what stands in these segments; the position behind the last record.
 pub(crate) fn walk<D: Disk, E: From<JobError>>(
     files: &Files<D>,
-    bases: &[u64],
-    last: u64,
-    from: u64,
+    log: Extent<'_>,
     mut see: impl FnMut(Seen<'_>) -> Result<ControlFlow<()>, E>,
 ) -> Result<u64, E> {
+    let Extent { bases, last, from, durable } = log;
     let mut end = from;
     for base in bases.iter().copied().filter(|base| base + files.segment_bytes > from) {
         let mut scan = Scan::patient(files, base, RECORD_MAX)?;
@@ -87,7 +104,8 @@ pub(crate) fn walk<D: Disk, E: From<JobError>>(
                     Ok(Found::Blank) => RecordError::Nothing,
                     Err(error) => error,
                 };
-                let bad = Bad::measure(&mut scan, at, why, base == last)?;
+                let quiet = if at < durable || base != last { u64::MAX } else { QUIET };
+                let bad = Bad::measure(&mut scan, at, why, base == last, quiet)?;
                 if bad.in_last && bad.to == at {
                     return Ok(end);
                 }

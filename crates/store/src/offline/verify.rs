@@ -4,7 +4,7 @@ use super::Ground;
 use crate::config::{OpenError, Progress};
 use crate::disk::{Disk, File};
 use crate::files::{Files, LOG_DIR, failed, segment_path};
-use crate::log::{Bad, Seen, in_a_queue, walk};
+use crate::log::{Bad, Extent, Seen, in_a_queue, walk};
 use crate::losses::{Loss, Missing};
 use crate::queues::{BlockFile, BlockRef, Entry, QueueIx, Queues};
 use keepmq_protocol::message::{self, property};
@@ -97,7 +97,8 @@ impl Report {
     }
 }
 
-const REMAKE: &str = "With no broker running move keepmq/queues-* away: the next start makes the index again from the log";
+const REMAKE: &str =
+    "With no broker running move keepmq/queues-* away: the next start makes the index again from the log";
 const RESTORE: &str = "Restore the file from a copy; nothing else has what is in it";
 
 /// Reads every record, every block of the index, every snapshot and mark. `progress` hears of it every few MiB.
@@ -111,11 +112,11 @@ pub fn verify<D: Disk>(disk: D, progress: &mut dyn FnMut(Progress)) -> Result<Re
     };
     own_files(&ground, &mut report);
     segments(&ground, &mut report);
+    let Extent { last, from, durable, .. } = ground.log();
     let mut check = Check {
-        last: ground.last_segment(),
         files: &ground.files,
         is_ours: ground.identity.is_some(),
-        bases: &ground.bases,
+        log: Extent { bases: &ground.bases, last, from, durable },
         blocks: &ground.blocks,
         seen: vec![None; ground.queues.ends().count()],
         queues: ground.queues,
@@ -137,11 +138,20 @@ fn own_files<D: Disk>(ground: &Ground<D>, report: &mut Report) {
         let (file, what) = (file.clone(), what.clone());
         let missing = Vec::new();
         report.find(Finding {
-            file, position: None, byte: 0, bytes: 0, what, missing, durable: true, todo: todo.to_owned(),
+            file,
+            position: None,
+            byte: 0,
+            bytes: 0,
+            what,
+            missing,
+            durable: true,
+            todo: todo.to_owned(),
         });
     }
     if let Some(piece) = &ground.torn_piece {
-        report.notes.push(format!("the index was being written when the last broker ended ({piece}); that is no damage"));
+        report
+            .notes
+            .push(format!("the index was being written when the last broker ended ({piece}); that is no damage"));
     }
 }
 
@@ -155,7 +165,8 @@ fn segments<D: Disk>(ground: &Ground<D>, report: &mut Report) {
     all.sort_unstable();
     if all.is_empty() {
         let what = "no segment is there, although the store has an identity".to_owned();
-        let (file, todo) = (LOG_DIR.to_owned(), "Mount the volume that holds the log, or give another folder".to_owned());
+        let (file, todo) =
+            (LOG_DIR.to_owned(), "Mount the volume that holds the log, or give another folder".to_owned());
         let (durable, missing) = (report.durable > 0, Vec::new());
         report.find(Finding { file, position: None, byte: 0, bytes: 0, what, missing, durable, todo });
         return;
@@ -188,9 +199,7 @@ fn gone(report: &mut Report, base: u64, size: u64, what: String) {
 /// The log on its way past, held against the index.
 struct Check<'g, D: Disk> {
     files: &'g Files<D>,
-    /// The log's segments, and the last there is.
-    bases: &'g [u64],
-    last: u64,
+    log: Extent<'g>,
     /// The files of the index, and their lengths.
     blocks: &'g BTreeMap<u32, u64>,
     queues: Queues,
@@ -208,11 +217,10 @@ struct Check<'g, D: Disk> {
 impl<D: Disk> Check<'_, D> {
     fn log(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<(), OpenError> {
         let min = self.report.log_min;
-        let bases: Vec<u64> = self.bases.iter().copied().filter(|base| *base >= min).collect();
-        let (files, last) = (self.files, self.last);
+        let (files, last) = (self.files, self.log.last);
         let total = last.max(self.report.durable).saturating_sub(min);
         let mut told = 0;
-        let end = walk(files, &bases, last, min, |seen| -> Result<_, OpenError> {
+        let end = walk(files, self.log, |seen| -> Result<_, OpenError> {
             match seen {
                 Seen::Record(record) => {
                     let done = record.at.0.saturating_sub(min);
@@ -255,7 +263,11 @@ impl<D: Disk> Check<'_, D> {
             return ControlFlow::Break(());
         }
         let to = if bad.followed || !bad.in_last { to } else { to.max(self.report.durable) };
-        let behind = if bad.followed { "where the next whole record begins" } else { "and no whole record follows in this file" };
+        let behind = if bad.followed {
+            "where the next whole record begins"
+        } else {
+            "and no whole record follows in this file"
+        };
         self.damage(base, at, to, format!("{}; up to {to}, {behind}", bad.why));
         ControlFlow::Continue(())
     }
@@ -318,7 +330,12 @@ impl<D: Disk> Check<'_, D> {
             let what = format!(
                 "the entry of message {offset} of queue {} of {} says position {}, {} bytes, tag {:#x}; the record has position \
                  {at}, {} bytes, tag {tag:#x}",
-                record.queue_id, record.topic, entry.at, entry.size, entry.tag, record.bytes.len()
+                record.queue_id,
+                record.topic,
+                entry.at,
+                entry.size,
+                entry.tag,
+                record.bytes.len()
             );
             self.index(block, what);
         }
@@ -384,16 +401,23 @@ impl<D: Disk> Check<'_, D> {
 
     /// A message is missing although no damage is where it was.
     fn nowhere(&mut self, at: Option<u64>, missing: Missing) {
-        let file = at.map_or("commitlog".to_owned(), |at| {
-            segment_path(self.files.base(at)).display().to_string()
-        });
+        let file = at.map_or("commitlog".to_owned(), |at| segment_path(self.files.base(at)).display().to_string());
         let (byte, what) = match at {
-            Some(at) => (at - self.files.base(at), format!("{missing}: the index says that it lies at {at}, and it does not")),
+            Some(at) => {
+                (at - self.files.base(at), format!("{missing}: the index says that it lies at {at}, and it does not"))
+            }
             None => (0, format!("{missing}: no record has it")),
         };
         let todo = format!("{RESTORE}; if the log is right: {}", REMAKE.to_lowercase());
         self.report.find(Finding {
-            file, position: at, byte, bytes: 0, what, missing: vec![missing], durable: true, todo,
+            file,
+            position: at,
+            byte,
+            bytes: 0,
+            what,
+            missing: vec![missing],
+            durable: true,
+            todo,
         });
     }
 

@@ -63,7 +63,7 @@ fn a_store_after_a_kill_is_sound_and_says_what_is_in_it() {
     assert!(report.is_sound(), "{report:?}");
     let end = places[199].1.end.0;
     assert_eq!((report.records, report.entries, report.end, report.torn), (200, 200, end, None));
-    let info = inspect(disk.clone()).unwrap();
+    let info = inspect(disk).unwrap();
     assert_eq!((info.broker.as_deref(), info.store_id.unwrap()), (Some("broker-a"), "09".repeat(16)));
     assert_eq!((info.segment_bytes, info.segments.len(), info.topics, info.queues), (SEGMENT, 3, 3, 3));
     assert_eq!((info.durable, info.indexed, info.clean_stop, info.wrong.len()), (end, end, false, 0));
@@ -115,7 +115,6 @@ fn every_damaged_message_is_named() {
         assert_eq!((report.losses.len(), report.losses[0].messages()), (1, (1, 0)));
     }
 }
-
 
 #[test]
 fn a_torn_end_is_told_and_is_no_damage() {
