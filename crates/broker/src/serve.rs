@@ -122,3 +122,38 @@ fn with_record<T>(pieces: &[Bytes], look: impl FnOnce(&Record<'_>) -> T) -> Opti
     };
     decode_unchecked(bytes).ok().map(|record| look(&record))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::caller;
+    use keepmq_protocol::QueueOffset;
+    use keepmq_protocol::seam::Conn;
+
+    #[test]
+    fn a_pull_past_what_was_given_up_goes_on_and_says_so() {
+        let to = caller(Conn(1), 2);
+        let offset = QueueOffset;
+        let asked = PullReply { suggest_broker: 0, next: offset(3), min: offset(0), max: offset(9) };
+        let serve = Serve { to, plan: ReadPlan::record(0), answer: Answer::Pull(asked) };
+        let answer = |count, lost, next| {
+            let bytes = vec![Bytes::from_static(b"records")];
+            serve.response(Ok(Served::Records { bytes, count, lost, next: offset(next) }))
+        };
+        for (count, lost, code, said) in [
+            (
+                0,
+                2,
+                ResponseCode::PullRetryImmediately,
+                "NO_MATCHED_MESSAGE; 2 messages before the next offset are lost",
+            ),
+            (1, 1, ResponseCode::Success, "FOUND; 1 messages before the next offset are lost"),
+        ] {
+            let response = answer(count, lost, 5);
+            assert_eq!(response.code, code as i32);
+            assert_eq!(response.header, ResponseHeader::Pull(PullReply { next: offset(5), ..asked }));
+            assert!(response.remark.as_deref().unwrap().starts_with(said), "{response:?}");
+        }
+        assert_eq!(answer(1, 0, 4).remark.as_deref(), Some("FOUND"));
+    }
+}

@@ -192,3 +192,28 @@ async fn ready(State(health): State<Health>, RawQuery(query): RawQuery) -> Answe
         };
     (code, text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    #[test]
+    fn while_the_store_is_recovered_everybody_hears_how_far_it_is() {
+        let health = Health::recovering();
+        let address = health.answer_on("127.0.0.1:0".parse().unwrap()).unwrap();
+        let get = |path: &str| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        health.recovered(Progress { done: 5, total: 20 });
+        let started = get("/startupz");
+        assert!(started.starts_with("HTTP/1.1 503") && started.ends_with("recovering: 5 of 20 bytes\n"), "{started}");
+        assert!(get("/livez").starts_with("HTTP/1.1 200"));
+        assert!(get("/readyz").starts_with("HTTP/1.1 503"));
+    }
+}

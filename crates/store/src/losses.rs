@@ -143,6 +143,11 @@ impl Losses {
         self.0.get(after.checked_sub(1)?).filter(|loss| at < loss.to)
     }
 
+    /// Where the next one behind position `at` begins.
+    pub(crate) fn next(&self, at: u64) -> Option<u64> {
+        self.0.get(self.0.partition_point(|loss| loss.from <= at)).map(|loss| loss.from)
+    }
+
     pub(crate) fn all(&self) -> &[Loss] {
         &self.0
     }
@@ -176,6 +181,7 @@ mod tests {
         assert_eq!(again.all()[0].messages(), (2, 2));
         let found = |at| again.find(at).map(|loss| loss.from);
         assert_eq!([9, 10, 89, 90, 500, 600].map(found), [None, Some(10), Some(10), None, Some(500), None]);
+        assert_eq!([0, 10, 499, 500].map(|at| again.next(at)), [Some(10), Some(500), Some(500), None]);
         for at in 0..text.len() - 1 {
             let mut bad = text.clone().into_bytes();
             bad[at] ^= 1;

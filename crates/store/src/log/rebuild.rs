@@ -107,7 +107,7 @@ impl Rebuild<'_> {
             };
             // The rest of a batch that has lost some of its records is kept: all of them were acknowledged.
             self.release(&scan.path)?;
-            let mut bad = Bad::measure(&mut scan, bad, why, base == last, u64::MAX)?;
+            let mut bad = Bad::measure(&mut scan, &files.losses, bad, why, base == last, u64::MAX)?;
             if bad.in_last && !bad.followed {
                 bad.to = bad.to.max(log.durable).min(scan.end - BLANK_BYTES as u64);
             }

@@ -4,7 +4,7 @@ use crate::disk::{Disk, File};
 use crate::files::Files;
 use crate::job::JobError;
 use crate::log::scan::Scan;
-use crate::losses::Loss;
+use crate::losses::{Loss, Losses};
 use keepmq_protocol::record::{BLANK_BYTES, Found, Record, RecordError};
 use std::ops::ControlFlow;
 
@@ -30,9 +30,9 @@ pub(crate) enum Seen<'w> {
 pub(crate) struct Bad {
     /// Where the record should begin.
     pub(crate) at: u64,
-    /// Where the next whole one begins, else where the segment ends; in the last segment behind the last byte that is not zero.
+    /// Where the next whole one begins (or what was given up), else where the segment ends; in the last segment behind the last byte that is not zero.
     pub(crate) to: u64,
-    /// A whole record follows in this segment.
+    /// Something that counts follows in this segment.
     pub(crate) followed: bool,
     /// It lies in the last segment.
     pub(crate) in_last: bool,
@@ -43,15 +43,21 @@ pub(crate) struct Bad {
 }
 
 impl Bad {
-    /// Looks how far it goes, until `quiet` bytes in a row are zero.
+    /// Looks how far it goes, until `quiet` bytes in a row are zero, or to what was given up already.
     pub(crate) fn measure<F: File>(
         scan: &mut Scan<F>,
+        losses: &Losses,
         at: u64,
         why: RecordError,
         in_last: bool,
         quiet: u64,
     ) -> Result<Self, JobError> {
-        let behind = scan.behind(at, at + 1, quiet)?;
+        let mut behind = scan.behind(at, at + 1, quiet)?;
+        if let Some(lost) = losses.next(at).filter(|lost| *lost < scan.end)
+            && behind.far_record.is_none_or(|record| lost < record)
+        {
+            behind.far_record = Some(lost);
+        }
         let to = match behind.far_record {
             Some(next) => next,
             // What goes on behind it needs room for the blank that ends the segment.
@@ -105,7 +111,7 @@ pub(crate) fn walk<D: Disk, E: From<JobError>>(
                     Err(error) => error,
                 };
                 let quiet = if at < durable || base != last { u64::MAX } else { QUIET };
-                let bad = Bad::measure(&mut scan, at, why, base == last, quiet)?;
+                let bad = Bad::measure(&mut scan, &files.losses, at, why, base == last, quiet)?;
                 if bad.in_last && bad.to == at {
                     return Ok(end);
                 }

@@ -274,3 +274,40 @@ fn queues_are_made_again_when_files_of_the_index_are_damaged() {
     }
     assert!(remade >= 4, "{remade} of {} files", files.len());
 }
+
+#[test]
+fn what_is_given_up_beside_what_was_given_up_before_does_not_cover_it() {
+    let (rig, places) = two_topics();
+    for forgotten in [false, true] {
+        let mut disk = rig.disk.copy();
+        // From behind, so that each time the damage touches what was given up before.
+        for n in [42, 41, 40] {
+            let (from, to) = (places[n].at.0, places[n].end.0);
+            disk.rot(FIRST, |bytes| bytes[from as usize..to as usize].fill(0));
+            if forgotten {
+                forget_the_index(&disk);
+            }
+            let again = Rig::open(disk, accepting(from), at(99_000)).unwrap();
+            let loss = again.recovered.losses.first().unwrap().clone();
+            assert_eq!((loss.from, loss.to, loss.messages()), (from, to, (1, 0)), "{forgotten}");
+            disk = again.disk.copy();
+        }
+        forget_the_index(&disk);
+        let again = Rig::open(disk, config(), at(100_000)).unwrap();
+        assert_eq!(readable(&again, "A"), (but_for(0, &[40, 42]), 2), "{forgotten}");
+        assert_eq!(readable(&again, "B"), (but_for(1, &[41]), 1), "{forgotten}");
+    }
+}
+
+#[test]
+fn a_long_reading_tells_how_far_it_is() {
+    let (rig, _) = two_topics();
+    let mut told = Vec::new();
+    let mut hear = |progress: Progress| told.push(progress);
+    let disk = rig.disk.copy();
+    forget_the_index(&disk);
+    Store::open_telling(disk, config(), at(99_000), &mut hear).unwrap();
+    assert!(told.len() >= 3, "once a segment at least: {told:?}");
+    assert!(told.iter().all(|progress| progress.done <= progress.total), "{told:?}");
+    assert!(told.windows(2).all(|pair| pair[0].done < pair[1].done), "{told:?}");
+}
