@@ -66,11 +66,11 @@ fn json(words: &[&str]) -> Value {
 /// Everything below a folder but for the lock's two files.
 fn bytes_of(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()) {
+    for entry in fs::read_dir(root).expect("it is a folder").map(|entry| entry.expect("it has entries").path()) {
         match entry.is_dir() {
             true => files.extend(bytes_of(&entry)),
             false if entry.ends_with("keepmq/owner") || entry.ends_with("lock") => {}
-            false => files.push((entry.clone(), fs::read(&entry).unwrap())),
+            false => files.push((entry.clone(), fs::read(&entry).expect("it is a file"))),
         }
     }
     files.sort();
