@@ -147,6 +147,7 @@ impl BrokerNode {
             keep: Duration::from_millis(scenario.keep_ms),
             store_host: address,
             adopt: false,
+            accept_loss: None,
             new_id,
             seed: chance.word(),
         };

@@ -62,7 +62,10 @@ impl Serve {
     /// The answer. Pure: whoever has read may make it, without the core.
     pub fn response(&self, read: Result<Served, ReadError>) -> Response {
         match (self.answer, read) {
-            (Answer::Pull(asked), Ok(Served::Records { bytes, count, next })) => pulled(asked, bytes, count, next),
+            (Answer::Pull(asked), Ok(Served::Records { bytes, count, lost, next })) => {
+                let reply = pulled(asked, bytes, count, next);
+                if lost == 0 { reply } else { passing_over(lost, reply) }
+            }
             // Retention was faster. The client asks again from the same offset, and is then told the lowest one.
             (Answer::Pull(asked), Err(ReadError::Removed { .. })) => {
                 Response::refuse(ResponseCode::PullRetryImmediately, "MESSAGE_WAS_REMOVING")
@@ -99,6 +102,14 @@ fn pulled(asked: PullReply, bytes: Vec<Bytes>, count: u32, next: keepmq_protocol
     Response { remark: Some("FOUND".into()), body: bytes.into_iter().collect(), header, ..Response::ok() }
 }
 
+/// Says that messages are missing which the operator has given up.
+fn passing_over(lost: u32, reply: Response) -> Response {
+    let said = reply.remark.as_deref().unwrap_or_default();
+    let remark =
+        format!("{said}; {lost} messages before the next offset are lost: their bytes were damaged (store verify)");
+    Response { remark: Some(remark.into()), ..reply }
+}
+
 /// Looks at the first record that was read. It may lie in pieces.
 fn with_record<T>(pieces: &[Bytes], look: impl FnOnce(&Record<'_>) -> T) -> Option<T> {
     let joined;
@@ -110,4 +121,39 @@ fn with_record<T>(pieces: &[Bytes], look: impl FnOnce(&Record<'_>) -> T) -> Opti
         }
     };
     decode_unchecked(bytes).ok().map(|record| look(&record))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::caller;
+    use keepmq_protocol::QueueOffset;
+    use keepmq_protocol::seam::Conn;
+
+    #[test]
+    fn a_pull_past_what_was_given_up_goes_on_and_says_so() {
+        let to = caller(Conn(1), 2);
+        let offset = QueueOffset;
+        let asked = PullReply { suggest_broker: 0, next: offset(3), min: offset(0), max: offset(9) };
+        let serve = Serve { to, plan: ReadPlan::record(0), answer: Answer::Pull(asked) };
+        let answer = |count, lost, next| {
+            let bytes = vec![Bytes::from_static(b"records")];
+            serve.response(Ok(Served::Records { bytes, count, lost, next: offset(next) }))
+        };
+        for (count, lost, code, said) in [
+            (
+                0,
+                2,
+                ResponseCode::PullRetryImmediately,
+                "NO_MATCHED_MESSAGE; 2 messages before the next offset are lost",
+            ),
+            (1, 1, ResponseCode::Success, "FOUND; 1 messages before the next offset are lost"),
+        ] {
+            let response = answer(count, lost, 5);
+            assert_eq!(response.code, code as i32);
+            assert_eq!(response.header, ResponseHeader::Pull(PullReply { next: offset(5), ..asked }));
+            assert!(response.remark.as_deref().unwrap().starts_with(said), "{response:?}");
+        }
+        assert_eq!(answer(1, 0, 4).remark.as_deref(), Some("FOUND"));
+    }
 }

@@ -202,6 +202,7 @@ impl World {
             keep: Duration::from_secs(72 * 3600),
             store_host: config.address,
             adopt: false,
+            accept_loss: None,
             new_id: [7; 16],
             seed: 1,
         };

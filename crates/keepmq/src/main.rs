@@ -78,6 +78,10 @@ struct Broker {
     /// Print every effective key with its value, where it comes from, and RocketMQ's default when different; then exit
     #[arg(short = 'p', long = "print")]
     print: bool,
+    /// Start although the log is damaged at this position, which an error or `keepmq store verify` has named: what is missing
+    /// there is passed over for good, and written down in keepmq/losses
+    #[arg(long, value_name = "POSITION", conflicts_with = "print")]
+    accept_loss: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -123,14 +127,18 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             }
             nameserver::run(setup)
         }
-        Verb::Broker(Broker { config, name_servers, print }) => {
+        Verb::Broker(Broker { config, name_servers, print, accept_loss }) => {
             let flags: Vec<Flag> =
                 name_servers.iter().map(|addresses| ("namesrvAddr", addresses.clone(), "-n")).collect();
             let settings = Settings::read(&BROKER, config.as_deref(), &flags)?;
             if *print {
                 return show(&BrokerSetup::preview(settings)?);
             }
-            broker::run(BrokerSetup::new(settings)?)
+            let setup = BrokerSetup::new(settings)?;
+            broker::run(match accept_loss {
+                Some(at) => setup.accepting_loss(*at),
+                None => setup,
+            })
         }
         Verb::Client(verb) => keepmq_cli::run(verb),
     }

@@ -10,7 +10,8 @@ use keepmq_broker::{Broker, Done, OpenBrokerError};
 use keepmq_disk::{LockError, OsDisk, StoreLock, free_bytes, total_bytes};
 use keepmq_net::{Inbox, Shards, Word, now};
 use keepmq_protocol::seam::Exit;
-use keepmq_store::{Flush, OpenError, Recovered, Store};
+use keepmq_store::{Flush, OpenError, Progress, Recovered, Store};
+use keepmq_world::Mono;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -99,7 +100,12 @@ impl Opened {
         setup.broker.disk_bytes = Some(disk_bytes);
         let awaited = flush == Flush::Sync;
         let began = now();
-        let (store, recovered) = Store::open(disk, setup.store, began).map_err(|error| open_refused(error, &root))?;
+        let mut words = Words::new();
+        let opened = Store::open_telling(disk, setup.store, began, &mut |progress| {
+            health.recovered(progress);
+            words.hear(progress);
+        });
+        let (store, recovered) = opened.map_err(|error| open_refused(error, &root))?;
         let created = recovered.created;
         let took = now().mono.since(began.mono);
         report(&recovered, &root, took);
@@ -206,8 +212,33 @@ impl Space {
     }
 }
 
+/// Tells of a recovery that takes its time: every two seconds, or twenty times.
+struct Words {
+    told: Mono,
+    done: u64,
+}
+
+const WORD_EVERY: Duration = Duration::from_secs(2);
+/// Less is done before anybody asks.
+const WORD_BYTES: u64 = 64 << 20;
+
+impl Words {
+    fn new() -> Self {
+        Self { told: now().mono, done: 0 }
+    }
+
+    fn hear(&mut self, Progress { done, total }: Progress) {
+        let now = now().mono;
+        let more = done - self.done;
+        if now.since(self.told) >= WORD_EVERY || more >= WORD_BYTES.max(total / 20) {
+            (self.told, self.done) = (now, done);
+            tracing::info!("recovering: {done} of {total} bytes ({} %)", done * 100 / total.max(1));
+        }
+    }
+}
+
 fn report(recovered: &Recovered, root: &Path, took: Duration) {
-    let Recovered { created, end, scanned, cut, .. } = recovered;
+    let Recovered { created, end, scanned, cut, remade, losses, .. } = recovered;
     if *created {
         tracing::info!("a new store in {}", root.display());
         return;
@@ -217,6 +248,20 @@ fn report(recovered: &Recovered, root: &Path, took: Duration) {
         root.display(),
         end.0
     );
+    if let Some(damage) = remade {
+        tracing::warn!(
+            "the index of the queues was made again from the log, which has everything that is in it: {damage}"
+        );
+    }
+    for loss in losses {
+        let (exact, perhaps) = loss.messages();
+        let perhaps = if perhaps > 0 { format!(" and at most {perhaps} more") } else { String::new() };
+        tracing::warn!(
+            "the log has a stretch that was given up: positions {} to {}, {exact} messages{perhaps}; `keepmq store info` names them",
+            loss.from,
+            loss.to
+        );
+    }
     if *cut > 0 {
         tracing::warn!(
             "{cut} bytes were cut from the end of the log, which was torn by a crash or power cut. Under SYNC_FLUSH none of them \
@@ -232,7 +277,8 @@ pub(crate) fn folder_refused(root: &Path, error: &io::Error) -> Failure {
     Failure::new(ExitCode::Io, Problem::new(title, error.to_string(), "the messages are kept there", remedy))
 }
 
-fn lock_refused(error: LockError) -> Failure {
+/// A store that somebody else has open, or that cannot be locked.
+pub fn lock_refused(error: LockError) -> Failure {
     match error {
         LockError::Held { root, holder } => {
             let title = format!("the store {} is in use", root.display());
@@ -249,7 +295,8 @@ fn lock_refused(error: LockError) -> Failure {
     }
 }
 
-fn open_refused(error: OpenError, root: &Path) -> Failure {
+/// A store that cannot be opened.
+pub fn open_refused(error: OpenError, root: &Path) -> Failure {
     let root = root.display();
     match error {
         OpenError::Io(error) => {
@@ -282,6 +329,12 @@ fn open_refused(error: OpenError, root: &Path) -> Failure {
                 ExitCode::Configuration,
                 Problem::new(format!("the store {root} is not this broker's"), what, why, todo),
             )
+        }
+        OpenError::NotDamaged { at } => {
+            let why = "whatever is given up must have been looked at: a wrong number must not cost a message";
+            let remedy = "give the position that the error or `keepmq store verify` names, or take --accept-loss away";
+            let title = format!("--accept-loss {at} names nothing that is damaged in the store {root}");
+            Failure::new(ExitCode::Configuration, Problem::new(title, error.to_string(), why, remedy))
         }
         OpenError::Config(what) => {
             let why = "a log keeps the shape that it was made with";

@@ -1,7 +1,7 @@
 //! `/livez`, `/readyz`, `/startupz` and `/metrics`, for whoever supervises the process.
 //!
 //! - live: the broker's event loops turn, all of them. Asked, we make them turn, and wait for that at most 5 s.
-//! - started: recovery is over.
+//! - started: recovery is over; until then the answer says how far it is.
 //! - ready: started, registered at a name server (or none is configured), not about to end, the store has not stopped, and
 //!   there was space for the next segment. `?verbose` lists the checks.
 
@@ -15,6 +15,7 @@ use axum::routing::get;
 use keepmq_broker::{Broker, Done};
 use keepmq_disk::OsDisk;
 use keepmq_net::{Inbox, Word};
+use keepmq_store::Progress;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
@@ -33,7 +34,7 @@ pub(crate) struct Health {
 }
 
 enum Phase {
-    Recovering,
+    Recovering(Progress),
     Serving(Serving),
     Leaving(Serving),
 }
@@ -48,7 +49,12 @@ struct Serving {
 impl Health {
     /// Of a broker that is being opened.
     pub(crate) fn recovering() -> Self {
-        Self { phase: Arc::new(Mutex::new(Phase::Recovering)) }
+        Self { phase: Arc::new(Mutex::new(Phase::Recovering(Progress { done: 0, total: 0 }))) }
+    }
+
+    /// How far that is.
+    pub(crate) fn recovered(&self, progress: Progress) {
+        *self.lock() = Phase::Recovering(progress);
     }
 
     /// The broker is open.
@@ -103,8 +109,15 @@ impl Health {
 
     fn now_serving(&self) -> Option<Serving> {
         match &*self.lock() {
-            Phase::Recovering => None,
+            Phase::Recovering(_) => None,
             Phase::Serving(serving) | Phase::Leaving(serving) => Some(serving.clone()),
+        }
+    }
+
+    fn how_far(&self) -> String {
+        match &*self.lock() {
+            Phase::Recovering(Progress { done, total }) => format!("recovering: {done} of {total} bytes\n"),
+            Phase::Serving(_) | Phase::Leaving(_) => "ok\n".to_owned(),
         }
     }
 
@@ -151,7 +164,7 @@ async fn live(State(health): State<Health>) -> Answer {
 async fn started(State(health): State<Health>) -> Answer {
     match health.now_serving() {
         Some(_) => (StatusCode::OK, "ok\n".to_owned()),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "recovering\n".to_owned()),
+        None => (StatusCode::SERVICE_UNAVAILABLE, health.how_far()),
     }
 }
 
@@ -178,4 +191,29 @@ async fn ready(State(health): State<Health>, RawQuery(query): RawQuery) -> Answe
             format!("not ready: {}\n", failed.join(", "))
         };
     (code, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    #[test]
+    fn while_the_store_is_recovered_everybody_hears_how_far_it_is() {
+        let health = Health::recovering();
+        let address = health.answer_on("127.0.0.1:0".parse().unwrap()).unwrap();
+        let get = |path: &str| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        health.recovered(Progress { done: 5, total: 20 });
+        let started = get("/startupz");
+        assert!(started.starts_with("HTTP/1.1 503") && started.ends_with("recovering: 5 of 20 bytes\n"), "{started}");
+        assert!(get("/livez").starts_with("HTTP/1.1 200"));
+        assert!(get("/readyz").starts_with("HTTP/1.1 503"));
+    }
 }

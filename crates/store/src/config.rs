@@ -1,4 +1,5 @@
 use crate::job::JobError;
+use crate::losses::Loss;
 use keepmq_protocol::LogOffset;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct StoreConfig {
     pub store_host: SocketAddr,
     /// A store that somebody else has used since (another program, a copy) is taken over only when this is set.
     pub adopt: bool,
+    /// The damaged place that the operator gives up: the position that an error has named. Nothing else is passed over.
+    pub accept_loss: Option<LogOffset>,
     /// Identity of a store that is made by this open.
     pub new_id: [u8; 16],
     /// Seed of the queue table's hash.
@@ -66,8 +69,21 @@ pub struct Recovered {
     pub scanned: u64,
     /// Bytes cut from the tail because the end of the log was torn.
     pub cut: u64,
+    /// Why the queues were made again from the whole log: what was wrong with their files.
+    pub remade: Option<String>,
+    /// What is passed over, all that was ever accepted.
+    pub losses: Vec<Loss>,
     /// The broker's tables as of the last snapshot; empty when there is none.
     pub tables: Vec<u8>,
+}
+
+/// How far a long reading is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes read.
+    pub done: u64,
+    /// Bytes to be read, as far as known; at least `done`.
+    pub total: u64,
 }
 
 /// Why a store cannot be opened. Every text says which file, what is wrong, and what to do.
@@ -93,6 +109,15 @@ pub enum OpenError {
         what: String,
         /// What the operator can do.
         todo: String,
+    },
+    /// Something is to be accepted as lost that is not damaged.
+    #[error(
+        "nothing damaged begins at position {at} of the log; only the very position that an error or `keepmq store verify` names \
+         can be given up"
+    )]
+    NotDamaged {
+        /// The position.
+        at: u64,
     },
     /// The configuration does not fit the store.
     #[error("{0}")]

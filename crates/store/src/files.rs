@@ -1,5 +1,6 @@
 use crate::disk::{Disk, File};
 use crate::job::JobError;
+use crate::losses::{Loss, Losses};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -48,6 +49,8 @@ impl Chunk {
 pub struct Files<D: Disk> {
     pub(crate) disk: D,
     pub(crate) segment_bytes: u64,
+    /// What is passed over.
+    pub(crate) losses: Losses,
     segments: RwLock<BTreeMap<u64, Arc<D::File>>>,
     others: Mutex<BTreeMap<PathBuf, Arc<D::File>>>,
     chunks: Mutex<Chunks>,
@@ -112,6 +115,7 @@ impl<D: Disk> Files<D> {
         Self {
             disk,
             segment_bytes,
+            losses: Losses::default(),
             segments: RwLock::default(),
             others: Mutex::default(),
             chunks: Mutex::default(),
@@ -249,6 +253,14 @@ impl<D: Disk> Files<D> {
         self.disk.list(dir).map_err(failed("list", dir))
     }
 
+    /// How long a file is; `None` when it does not exist.
+    pub(crate) fn len_of(&self, path: &Path) -> Result<Option<u64>, JobError> {
+        match self.disk.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file.and_then(|file| file.len()).map(Some).map_err(failed("read", path)),
+        }
+    }
+
     /// A whole file that is read once; `None` when it does not exist.
     pub(crate) fn read_whole(&self, path: &Path, max: u64) -> Result<Option<Vec<u8>>, JobError> {
         let file = match self.disk.open(path) {
@@ -265,6 +277,14 @@ impl<D: Disk> Files<D> {
         let mut bytes = vec![0; size];
         file.read_at(0, &mut bytes).map_err(failed("read", path))?;
         Ok(Some(bytes))
+    }
+
+    /// Passes over one more stretch of the log from now on, and writes that down first.
+    pub(crate) fn accept(&mut self, loss: Loss, store_id: [u8; 16]) -> Result<(), JobError> {
+        let mut losses = std::mem::take(&mut self.losses);
+        let done = losses.accept(loss, self, store_id);
+        self.losses = losses;
+        done
     }
 
     /// Writes a file beside its name, makes it durable and gives it the name: it is there whole or not at all.

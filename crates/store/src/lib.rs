@@ -16,6 +16,7 @@
 //!   keepmq/identity                   whose store it is             keepmq/next               the reserved next segment
 //!   keepmq/checkpoint                 how far it is durable         keepmq/queues-<8 digits>  block log of the queues
 //!   keepmq/meta-<20 digits>           snapshot: tables, directory of the queues
+//!   keepmq/losses                     what an operator gave up
 //!   checkpoint, abort, config/*.json  exports for RocketMQ, never read
 //! ```
 //! A [`LogReader`] reads what is committed, from any thread. Queues, snapshots and Java's files are derived from the log and
@@ -28,7 +29,7 @@ mod store;
 pub use store::{AppendError, Appended, QueueView, Store, StoreState};
 
 mod config;
-pub use config::{Flush, OpenError, Recovered, StoreConfig};
+pub use config::{Flush, OpenError, Progress, Recovered, StoreConfig};
 
 mod disk;
 pub use disk::{Disk, File};
@@ -42,6 +43,9 @@ mod upkeep;
 
 mod log;
 
+mod losses;
+pub use losses::{Loss, Missing};
+
 mod identity;
 
 mod checkpoint;
@@ -51,6 +55,9 @@ pub use queues::{Limits, Selection};
 
 mod reader;
 pub use reader::{LogReader, ReadError, ReadPlan, Served};
+
+mod offline;
+pub use offline::{Finding, Info, Report, Shown, SnapshotInfo, Torn, dump, inspect, verify};
 
 #[cfg(test)]
 mod testdisk;

@@ -43,6 +43,8 @@ pub enum Served {
         bytes: Vec<Bytes>,
         /// How many.
         count: u32,
+        /// Messages that were passed over, because they were accepted as lost.
+        lost: u32,
         /// Offset to go on from.
         next: QueueOffset,
     },
@@ -190,7 +192,7 @@ impl<D: Disk> LogReader<D> {
                     Ok(record) => record.queue_offset.next(),
                     Err(_) => return Err(Stop::Failed(ReadError::Nothing { at: *at })),
                 };
-                Ok(Served::Records { bytes: vec![bytes], count: 1, next })
+                Ok(Served::Records { bytes: vec![bytes], count: 1, lost: 0, next })
             }
             Plan::Offset(offset) => Ok(Served::Offset(*offset)),
             Plan::Search { cold, time, upper } => {
@@ -226,6 +228,16 @@ impl<D: Disk> LogReader<D> {
         if entries.iter().any(|entry| entry.at.0 < min) {
             return Err(Stop::Failed(ReadError::Removed { min }));
         }
+        let is_lost = |entry: &Entry| self.files.losses.find(entry.at.0).is_some();
+        let there: Vec<Entry>;
+        let asked = entries.len();
+        let entries = match entries.iter().any(is_lost) {
+            false => entries,
+            true => {
+                there = entries.iter().copied().filter(|entry| !is_lost(entry)).collect();
+                &there
+            }
+        };
         let mut pieces = Vec::new();
         let mut rest = entries;
         while let Some(first) = rest.first() {
@@ -243,8 +255,9 @@ impl<D: Disk> LogReader<D> {
             };
             rest = &rest[done..];
         }
-        let count = u32::try_from(entries.len()).expect("limits bound a pull");
-        Ok(Served::Records { bytes: pieces, count, next })
+        let number = |entries: usize| u32::try_from(entries).expect("limits bound a pull");
+        let (count, lost) = (number(entries.len()), number(asked - entries.len()));
+        Ok(Served::Records { bytes: pieces, count, lost, next })
     }
 
     /// Reads the first of these records and others that lie near; how many. Each is checked.

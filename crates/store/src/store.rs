@@ -1,4 +1,4 @@
-use crate::config::{OpenError, Recovered, StoreConfig};
+use crate::config::{OpenError, Progress, Recovered, StoreConfig};
 use crate::disk::Disk;
 use crate::files::Files;
 use crate::job::{Job, JobDone, JobError};
@@ -128,7 +128,17 @@ impl<D: Disk> Store<D> {
     /// Opens or creates the store on `disk` and recovers: cuts and erases a torn tail, refuses rot, rebuilds the queues.
     /// The caller holds the store's lock. Reads and writes files: the only call of this type that does.
     pub fn open(disk: D, config: StoreConfig, now: Now) -> Result<(Self, Recovered), OpenError> {
-        let restored = log::restore(disk, &config)?;
+        Self::open_telling(disk, config, now, &mut |_| {})
+    }
+
+    /// As `open`; tells about every MiB how far the reading of the log is.
+    pub fn open_telling(
+        disk: D,
+        config: StoreConfig,
+        now: Now,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Self, Recovered), OpenError> {
+        let restored = log::restore(disk, &config, now.wall, progress)?;
         let upkeep = Upkeep::new(&restored, now);
         let Restored { files, identity, queues, log, meta_from, recovered, .. } = restored;
         let store = Self {

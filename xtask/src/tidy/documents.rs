@@ -20,6 +20,7 @@ const VERBS: &[(&str, &str)] = &[
     ("group", "unit (keepmq/tests/process/client.rs)"),
     ("bench", "unit (keepmq/tests/process/client.rs)"),
     ("prove", "crash (keepmq-proving prove)"),
+    ("store", "unit (keepmq/tests/process/store.rs)"),
 ];
 
 pub(super) fn links(project: &Project) -> Vec<String> {

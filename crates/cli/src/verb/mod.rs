@@ -5,6 +5,7 @@ mod consume;
 mod group;
 mod prove;
 mod send;
+mod store;
 mod topic;
 mod tour;
 
@@ -27,6 +28,8 @@ pub enum Verb {
     Group(group::Groups),
     /// Load, with latencies: send, consume, e2e
     Bench(bench::Bench),
+    /// A store that no broker has open: what is in it, whether it is sound, its records
+    Store(store::Stores),
     /// Kill a broker under load on your disk, again and again, and look for what was acknowledged
     Prove(prove::Prove),
 }
@@ -41,6 +44,7 @@ impl Verb {
             Self::Topic(topics) => interrupt.unless(topics.run()).await,
             Self::Group(groups) => interrupt.unless(groups.run()).await,
             Self::Bench(bench) => bench.run(&mut interrupt).await,
+            Self::Store(stores) => stores.run(&mut interrupt).await,
             Self::Prove(prove) => prove.run(&mut interrupt).await,
         }
     }

@@ -2,6 +2,7 @@
 
 mod client;
 mod metrics;
+mod store;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, TcpListener};

@@ -10,7 +10,7 @@ use keepmq_nameserver::NameServerConfig;
 use keepmq_net::NetLimits;
 use keepmq_protocol::change::Configured;
 use keepmq_protocol::frame::FRAME_MAX;
-use keepmq_protocol::{BrokerName, Topic};
+use keepmq_protocol::{BrokerName, LogOffset, Topic};
 use keepmq_store::{Flush, StoreConfig};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -151,6 +151,7 @@ impl BrokerSetup {
             keep: live.keep,
             store_host: address,
             adopt: settings.flag("adopt"),
+            accept_loss: None,
             new_id: random()?,
             seed: u64::from_ne_bytes(random()?),
         };
@@ -175,6 +176,13 @@ impl BrokerSetup {
         let limits = limits(&settings, FRAME_MAX.max(max_message_bytes + BESIDE_BODY))?;
         let log_io = if settings.text("log.io") == "direct" { LogIo::Direct } else { LogIo::Buffered };
         Ok(Self { broker, store, root, listen, health, limits, shards, log_io, settings })
+    }
+
+    /// Gives up what is damaged at this position of the log, and nothing else.
+    #[must_use]
+    pub fn accepting_loss(mut self, at: u64) -> Self {
+        self.store.accept_loss = Some(LogOffset(at));
+        self
     }
 
     /// Where the address that clients are told comes from, in words.

@@ -1,15 +1,24 @@
-use crate::config::{OpenError, StoreConfig};
+use crate::config::{OpenError, Progress, StoreConfig};
 use crate::disk::{Disk, File};
 use crate::files::{Files, segment_path};
 use crate::log::recovery::damaged;
 use crate::log::scan::Scan;
+use crate::log::walk::{Bad, Extent, Seen, walk};
+use crate::losses::{self, Loss, Losses, Missing};
 use crate::meta::MetaRecord;
 use crate::queues::{Entry, Queues};
 use keepmq_protocol::message::{self, property, sys_flag};
-use keepmq_protocol::record::{CRC_BYTES, Found, Record, RecordError};
-use keepmq_protocol::{META_TOPIC, QueueOffset, Topic};
+use keepmq_protocol::record::{BLANK_BYTES, CRC_BYTES, Found, MIN_BYTES, Record, RecordError};
+use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset, Topic};
 use keepmq_world::Timestamp;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
+
+/// Bytes of the shortest record of ours, without the topic's name.
+const SMALLEST: u64 = (MIN_BYTES + CRC_BYTES) as u64;
+/// Offsets that one loss may take: 80 MB of entries.
+const PASSED_MAX: u64 = 4 << 20;
 
 /// The queues, as the log is read into them.
 pub(super) struct Rebuild<'c> {
@@ -17,14 +26,25 @@ pub(super) struct Rebuild<'c> {
     pub(super) queues: Queues,
     /// Another program may have written records before this position.
     pub(super) adopted: u64,
-    /// A foreign log that does not begin at 0: a queue goes on where its first record says.
+    /// The log does not begin at 0, and nothing else knows the queues: each goes on where its first record says.
     pub(super) first_seen: bool,
+    /// A damaged place that may be passed over.
+    pub(super) accept: Option<Accept>,
     /// Records of a batch whose last has not been seen yet.
     pub(super) held: Vec<Held>,
     pub(super) last_stored: Timestamp,
     pub(super) scanned: u64,
     /// Whether another program has written behind `adopted`.
     pub(super) foreign: bool,
+}
+
+/// What an operator has allowed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Accept {
+    pub(super) at: u64,
+    /// When.
+    pub(super) now: Timestamp,
+    pub(super) store_id: [u8; 16],
 }
 
 /// One record of an unfinished batch.
@@ -35,49 +55,105 @@ pub(super) struct Held {
     entry: Entry,
 }
 
+/// Where the records of a segment stop.
+enum Stop {
+    /// At the blank that ends a segment, or at its last byte.
+    Blank(u64),
+    /// No whole record is at `at`; `end` is behind the last record that counts: an unfinished batch does not.
+    Bad { at: u64, end: u64, why: RecordError },
+}
+
+/// Bytes between two words about progress.
+const PROGRESS_EVERY: u64 = 1 << 20;
+
 impl Rebuild<'_> {
-    /// Reads the log from `from` on; its end, and how many bytes of a torn tail were erased behind it.
+    /// Reads the log; its end, and how many bytes of a torn tail were erased behind it.
     pub(super) fn scan<D: Disk>(
         &mut self,
-        files: &Files<D>,
-        bases: &[u64],
-        from: u64,
-        durable: u64,
+        files: &mut Files<D>,
+        log: Extent<'_>,
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<(u64, u64), OpenError> {
-        let last = *bases.last().expect("a log has a segment");
-        let mut at = from;
+        let last = log.last;
+        let mut at = log.from;
         loop {
             let base = files.base(at);
-            if !bases.contains(&base) {
-                let what = format!("the file is missing: the index knows the log up to {from}");
+            if !log.bases.contains(&base) {
+                let what = format!("the file is missing: the index knows the log up to {}", log.from);
                 return Err(damaged(&segment_path(base), what));
             }
             let mut scan = Scan::new(files, base, self.max_record())?;
-            let (end, why) = self.scan_segment(&mut scan, at)?;
-            if base != last {
-                if let Some(error) = why {
-                    return Err(rot(&scan, end, &error, "the log goes on in the next file"));
+            let total = last.max(log.durable) - log.from;
+            let mut tell = |at: u64| progress(Progress { done: at - log.from, total: total.max(at - log.from) });
+            tell(at);
+            let (end, bad, why) = match self.scan_segment(&mut scan, at, &files.losses, &mut tell)? {
+                Stop::Blank(_) if base != last => {
+                    at = scan.end;
+                    continue;
                 }
-                at = scan.end;
-                continue;
+                // A blank without a next segment was never built on: the log goes on before it.
+                Stop::Blank(end) => (end, end, RecordError::Nothing),
+                Stop::Bad { at, end, why } => (end, at, why),
+            };
+            let proof = if base != last {
+                "the log goes on in the next file".to_owned()
+            } else if end < log.durable {
+                format!("everything before {} was durable", log.durable)
+            } else {
+                let quiet = self.window().max(self.config.zero_ahead).max(1 << 20);
+                let behind = scan.behind(end, end.saturating_add(self.window()), quiet)?;
+                let Some(record) = behind.far_record else { return self.cut(&mut scan, end, behind.used) };
+                format!("a whole record stands behind it, at {record}")
+            };
+            // The rest of a batch that has lost some of its records is kept: all of them were acknowledged.
+            self.release(&scan.path)?;
+            let mut bad = Bad::measure(&mut scan, &files.losses, bad, why, base == last, u64::MAX)?;
+            if bad.in_last && !bad.followed {
+                bad.to = bad.to.max(log.durable).min(scan.end - BLANK_BYTES as u64);
             }
-            return self.end_of_log(&mut scan, end, why, durable);
+            let missing = self.missing(files, log, &bad)?;
+            match self.accept {
+                Some(accept) if accept.at == bad.at => {
+                    let loss = Loss { accepted: accept.now.0, from: bad.at, to: bad.to, missing };
+                    limit(&loss)?;
+                    files.accept(loss, accept.store_id)?;
+                    at = bad.at;
+                }
+                _ => return Err(rot(&bad, &missing, &proof)),
+            }
         }
     }
 
-    /// Reads records up to the blank (no error), or to the first position where there is no whole one.
+    /// Reads records up to the blank, or to the first position where there is no whole one.
     fn scan_segment<F: File>(
         &mut self,
         scan: &mut Scan<F>,
         from: u64,
-    ) -> Result<(u64, Option<RecordError>), OpenError> {
+        losses: &Losses,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<Stop, OpenError> {
         let mut at = from;
         let mut missing = 0;
         let mut batch_at = from;
+        let mut told = from;
         let path = scan.path.clone();
         loop {
-            let error = match scan.item(at)? {
-                Ok(Found::Blank) if missing == 0 => return Ok((at, None)),
+            if at - told >= PROGRESS_EVERY {
+                told = at;
+                tell(at);
+            }
+            if let Some(loss) = losses.find(at) {
+                missing = 0;
+                self.release(&path)?;
+                self.pass(loss, &path)?;
+                at = loss.to;
+                if at >= scan.end {
+                    return Ok(Stop::Blank(at));
+                }
+                continue;
+            }
+            let why = match scan.item(at)? {
+                Ok(Found::Blank) if missing == 0 => return Ok(Stop::Blank(at)),
                 Ok(Found::Blank) => RecordError::Nothing,
                 Ok(Found::Record(record)) => {
                     if missing == 0 {
@@ -93,11 +169,89 @@ impl Rebuild<'_> {
             };
             if missing > 0 && keepmq_world::planted!("batch-cut-in-the-middle") {
                 self.release(&path)?;
-                return Ok((at, Some(error)));
+                return Ok(Stop::Bad { at, end: at, why });
             }
-            self.held.clear();
-            return Ok((if missing > 0 { batch_at } else { at }, Some(error)));
+            return Ok(Stop::Bad { at, end: if missing > 0 { batch_at } else { at }, why });
         }
+    }
+
+    /// Goes past what is lost. Its offsets stay taken: entries that lead to no record stand in for them.
+    fn pass(&mut self, loss: &Loss, path: &Path) -> Result<(), OpenError> {
+        let entry = Entry { at: LogOffset(loss.from), size: 1, tag: 0, stored: self.last_stored };
+        for Missing { topic, queue, first, count, .. } in &loss.missing {
+            Topic::check(topic).map_err(|error| damaged(Path::new(losses::PATH), error.to_string()))?;
+            for offset in *first..first.saturating_add(*count) {
+                self.index(topic, *queue, QueueOffset(offset), entry, path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was in a damaged stretch, by what stands before and behind it.
+    fn missing<D: Disk>(&self, files: &Files<D>, log: Extent<'_>, bad: &Bad) -> Result<Vec<Missing>, OpenError> {
+        if let Some(missing) = self.claimed(files, bad)? {
+            return Ok(missing);
+        }
+        let mut behind: BTreeMap<(String, u32), u64> = BTreeMap::new();
+        walk(files, Extent { from: bad.to, ..log }, |seen| -> Result<_, OpenError> {
+            match seen {
+                Seen::Record(record) if in_a_queue(record) => {
+                    let queue = (record.topic.to_owned(), record.queue_id);
+                    behind.entry(queue).or_insert(record.queue_offset.0);
+                }
+                Seen::Lost(loss) => {
+                    for Missing { topic, queue, first, .. } in &loss.missing {
+                        behind.entry((topic.clone(), *queue)).or_insert(*first);
+                    }
+                }
+                Seen::Record(_) | Seen::Bad(_) => {}
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let mut missing = Vec::new();
+        for (topic, queue, first) in self.queues.ends() {
+            let key = (topic.as_str().to_owned(), queue);
+            let (count, exact) = match behind.remove(&key) {
+                Some(next) => (next.saturating_sub(first), true),
+                None => ((bad.to - bad.at) / (SMALLEST + key.0.len() as u64), false),
+            };
+            missing.push(Missing { topic: key.0, queue, first, count, exact });
+        }
+        if !self.first_seen {
+            // Their first messages were in it.
+            let of_new = |((topic, queue), count)| Missing { topic, queue, first: 0, count, exact: true };
+            missing.extend(behind.into_iter().map(of_new));
+        }
+        missing.retain(|missing| missing.count > 0);
+        missing.sort_unstable();
+        Ok(missing)
+    }
+
+    /// What the damaged bytes say themselves, if that is believable: each record ends where the next begins, the last one where
+    /// whole records go on, and each says that it is the next message of its queue.
+    fn claimed<D: Disk>(&self, files: &Files<D>, bad: &Bad) -> Result<Option<Vec<Missing>>, OpenError> {
+        let mut scan = Scan::patient(files, bad.base, self.max_record())?;
+        let mut counts: BTreeMap<(String, u32), (u64, u64)> = BTreeMap::new();
+        let mut at = bad.at;
+        while bad.followed && at < bad.to {
+            let Some(record) = scan.claim(at)? else { return Ok(None) };
+            at += record.bytes.len() as u64;
+            if Topic::check(record.topic).is_err() {
+                return Ok(None);
+            }
+            if !in_a_queue(&record) {
+                continue;
+            }
+            let known = self.queues.find(record.topic, record.queue_id);
+            let next = known.map_or(QueueOffset(0), |ix| self.queues.next(ix));
+            let (_, count) = counts.entry((record.topic.to_owned(), record.queue_id)).or_insert((next.0, 0));
+            if record.queue_offset.0 != next.0 + *count {
+                return Ok(None);
+            }
+            *count += 1;
+        }
+        let missing = |((topic, queue), (first, count))| Missing { topic, queue, first, count, exact: true };
+        Ok((bad.followed && at == bad.to).then(|| counts.into_iter().map(missing).collect()))
     }
 
     /// One record of the log. Those of a batch count when the last has been seen.
@@ -115,8 +269,7 @@ impl Rebuild<'_> {
         }
         self.scanned += 1;
         self.last_stored = self.last_stored.max(record.stored);
-        if matches!(record.sys_flag & sys_flag::TRANSACTION_MASK, 0x4 | 0xC) {
-            // A half message or a rollback of RocketMQ's: no queue holds it.
+        if !in_a_queue(record) {
             return Ok(());
         }
         Topic::check(record.topic).map_err(|error| damaged(path, format!("position {}: {error}", record.at)))?;
@@ -177,32 +330,20 @@ impl Rebuild<'_> {
         self.config.max_unsynced()
     }
 
-    /// Decides whether what follows the last whole record of the last segment is a torn tail, and erases it.
-    fn end_of_log<F: File>(
-        &self,
-        scan: &mut Scan<F>,
-        end: u64,
-        why: Option<RecordError>,
-        durable: u64,
-    ) -> Result<(u64, u64), OpenError> {
-        // A blank without a next segment was never built on: the log goes on before it.
-        let why = why.unwrap_or(RecordError::Nothing);
-        if end < durable {
-            return Err(rot(scan, end, &why, &format!("everything before {durable} was durable")));
-        }
-        let quiet = self.window().max(self.config.zero_ahead).max(1 << 20);
-        let behind = scan.behind(end, end.saturating_add(self.window()), quiet)?;
-        if let Some(record) = behind.far_record {
-            return Err(rot(scan, end, &why, &format!("a whole record stands behind it, at {record}")));
-        }
-        let cut = behind.used.saturating_sub(end);
+    /// Erases a torn tail: what stands between the log's end and the last byte that is not zero.
+    fn cut<F: File>(&self, scan: &mut Scan<F>, end: u64, used: u64) -> Result<(u64, u64), OpenError> {
         if !keepmq_world::planted!("torn-tail-kept") {
             // A record behind a torn one would return to life when the log grows up to it.
-            scan.erase(end, behind.used)?;
+            scan.erase(end, used)?;
         }
         scan.sync()?;
-        Ok((end, cut))
+        Ok((end, used.saturating_sub(end)))
     }
+}
+
+/// Whether a queue holds it; a half message or a rollback of RocketMQ's is in none.
+pub(crate) fn in_a_queue(record: &Record<'_>) -> bool {
+    !matches!(record.sys_flag & sys_flag::TRANSACTION_MASK, 0x4 | 0xC)
 }
 
 /// What a metadata record does to the queues. The text says why it cannot be true.
@@ -253,9 +394,45 @@ pub(crate) fn batch_count(properties: &str) -> Option<u32> {
     (name == property::BATCH).then(|| value.parse().ok().filter(|count| *count > 0))?
 }
 
-fn rot<F>(scan: &Scan<F>, at: u64, error: &RecordError, proof: &str) -> OpenError {
-    damaged(
-        &scan.path,
-        format!("position {at}, byte {} of the file: {error}; this is no torn end, since {proof}", at - scan.base),
-    )
+/// The damage, in words: where, how much, which messages, and what can be done.
+fn rot(bad: &Bad, missing: &[Missing], proof: &str) -> OpenError {
+    let Bad { at, to, base, why, .. } = bad;
+    let path = segment_path(*base);
+    let goes_on = if bad.followed {
+        format!("up to {to}, where the next whole record begins")
+    } else {
+        format!("up to {to}, and no whole record follows in this file")
+    };
+    OpenError::Damaged {
+        path: path.display().to_string(),
+        what: format!(
+            "position {at}, byte {} of the file: {why}; this is no torn end, since {proof}. {} bytes cannot be read, {goes_on}. \
+             {}",
+            at - base,
+            to - at,
+            losses::words(missing)
+        ),
+        todo: format!(
+            "Nothing was changed. Restore the file from a copy; `keepmq store verify` finds all that is damaged. To go on \
+             without what is missing: keepmq broker --accept-loss {at}"
+        ),
+    }
+}
+
+/// Refuses to pass over more than the queues can take note of.
+pub(super) fn limit(loss: &Loss) -> Result<(), OpenError> {
+    let (exact, perhaps) = loss.messages();
+    if exact.saturating_add(perhaps) <= PASSED_MAX {
+        return Ok(());
+    }
+    Err(OpenError::Damaged {
+        path: losses::PATH.to_owned(),
+        what: format!(
+            "passing over {} bytes from {} on would take {} offsets, more than {PASSED_MAX}",
+            loss.to - loss.from,
+            loss.from,
+            exact.saturating_add(perhaps)
+        ),
+        todo: "Nothing was changed. Restore the file from a copy".to_owned(),
+    })
 }

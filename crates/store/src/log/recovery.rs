@@ -1,14 +1,16 @@
 use crate::checkpoint::{self, Slot};
-use crate::config::{OpenError, Recovered, StoreConfig};
+use crate::config::{OpenError, Progress, Recovered, StoreConfig};
 use crate::disk::{Disk, File};
 use crate::files::{Files, LOG_DIR, NEXT, OWN_DIR, failed, segment_path};
 use crate::identity::{self, Identity};
-use crate::job::first_at_or_behind;
-use crate::log::rebuild::Rebuild;
+use crate::log::index::{Index, accept_indexed, go_on_as_known, load_index};
+use crate::log::rebuild::{Accept, Rebuild};
 use crate::log::scan::Scan;
+use crate::log::walk::Extent;
 use crate::log::{CommitLog, Reserved, SegmentAge};
+use crate::losses::{self, Losses};
 use crate::meta::Snapshot;
-use crate::queues::{BlockFile, Queues};
+use crate::queues::Queues;
 use crate::upkeep::JAVA_ABORT;
 use keepmq_protocol::record::{Found, RecordError};
 use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset};
@@ -39,15 +41,20 @@ const META_RECORD_BYTES: u64 = 256;
 /// A block file is this part of a segment: with segments of 1 GiB, 64 MiB.
 const BLOCK_FILE_SHARE: u64 = 16;
 /// Largest file of metadata that is believed.
-const OWN_FILE_MAX: u64 = 4 << 30;
+pub(crate) const OWN_FILE_MAX: u64 = 4 << 30;
 
 /// Opens or creates everything below the store's root.
 ///
 /// Each step leaves a state that the next attempt understands, whatever the power cut left of it: the identity comes first,
 /// then the first segment, then the checkpoint. A store with a checkpoint has had a log.
-pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored<D>, OpenError> {
+pub(crate) fn restore<D: Disk>(
+    disk: D,
+    config: &StoreConfig,
+    now: Timestamp,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Restored<D>, OpenError> {
     check(config)?;
-    let files = Files::new(disk, config.segment_bytes);
+    let mut files = Files::new(disk, config.segment_bytes);
     let own = files.list(Path::new(OWN_DIR))?;
     let mut bases = segments_of(&files.list(Path::new(LOG_DIR))?);
     let mut identity = whose(&files, config, &own, &bases)?;
@@ -79,8 +86,7 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
     files.set_min(log_min);
 
     let keyed = Keyed::new(config.seed);
-    let (snapshot, mut queues) = load_snapshot(&files, &identity, keyed, &mut snapshots)?;
-    queues.limit_files(config.segment_bytes / BLOCK_FILE_SHARE);
+    let (snapshot, queues) = load_snapshot(&files, &identity, keyed, &mut snapshots)?;
     if snapshot.is_none() && log_min > 0 && !config.adopt {
         return Err(OpenError::Damaged {
             path: OWN_DIR.to_owned(),
@@ -88,29 +94,38 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
             todo: "Restore the folder from a copy, or set adopt=true to go on with what the log still holds".to_owned(),
         });
     }
+    files.losses = Losses::read(&files, identity.store_id)?.map_err(|what| damaged(Path::new(losses::PATH), what))?;
+    let Index { mut queues, block_files, damage } = load_index(&files, &identity, keyed, queues, log_min)?;
+    queues.limit_files(config.segment_bytes / BLOCK_FILE_SHARE);
+    let accept = config.accept_loss.map(|at| Accept { at: at.0, now, store_id: identity.store_id });
+    let indexed = queues.indexed().0.max(log_min);
     let mut rebuild = Rebuild {
         config,
         queues,
         adopted: identity.adopted,
-        first_seen: snapshot.is_none() && log_min > 0,
+        first_seen: log_min > 0 && (snapshot.is_none() || damage.is_some()),
+        accept,
         held: Vec::new(),
         last_stored: Timestamp(slot.stored),
         scanned: 0,
         foreign: false,
     };
-    let block_files = adopt_blocks(&files, &mut rebuild.queues)?;
-    begin_at(&files, &mut rebuild.queues, log_min)?;
-
-    let indexed = rebuild.queues.indexed().0.max(log_min);
     // The index never names what was not synced, so it says as much as the mark does.
     let durable = slot.durable.max(indexed);
     let snapshot_at = snapshot.as_ref().map_or(0, |snapshot| snapshot.at);
-    let (end, cut) = rebuild.scan(&files, &bases, indexed, durable)?;
+    let log = Extent { bases: &bases, last: bases[bases.len() - 1], from: indexed, durable };
+    let (end, cut) = rebuild.scan(&mut files, log, progress)?;
     if end < snapshot_at || end < durable {
         return Err(damaged(
             &segment_path(files.base(end)),
             format!("the log ends at {end}, but everything before {} was durable", durable.max(snapshot_at)),
         ));
+    }
+    if let (Some(_), Some(snapshot)) = (&damage, &snapshot) {
+        go_on_as_known(&mut rebuild.queues, snapshot, keyed, &identity)?;
+    }
+    if let Some(accept) = accept {
+        accept_indexed(&mut files, log, &rebuild.queues, accept)?;
     }
     write_again(&files, slot.durable.max(log_min), end)?;
     if identity.adopted == u64::MAX || rebuild.foreign {
@@ -147,7 +162,9 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
     recovered.end = LogOffset(end);
     recovered.scanned = scanned;
     recovered.cut = cut;
+    recovered.losses = files.losses.all().to_vec();
     recovered.tables = tables;
+    recovered.remade.clone_from(&damage);
     Ok(Restored {
         files,
         identity,
@@ -156,7 +173,8 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
         log,
         snapshots,
         meta_from,
-        meta_bytes: meta_records * META_RECORD_BYTES,
+        // Until a snapshot speaks of the new block files, each start makes the queues again.
+        meta_bytes: if damage.is_some() { config.snapshot_bytes } else { meta_records * META_RECORD_BYTES },
         block_files,
         recovered,
     })
@@ -187,7 +205,7 @@ pub(super) fn damaged(path: &Path, what: String) -> OpenError {
 
 // ---- what is there -----------------------------------------------------------------------------------------------------
 
-fn segments_of(names: &[PathBuf]) -> Vec<u64> {
+pub(crate) fn segments_of(names: &[PathBuf]) -> Vec<u64> {
     // Names of another form (`lost+found`) are not ours to judge.
     let base = |name: &PathBuf| {
         let name = name.to_str()?;
@@ -198,7 +216,7 @@ fn segments_of(names: &[PathBuf]) -> Vec<u64> {
     bases
 }
 
-fn numbered<'n>(names: &'n [PathBuf], prefix: &'static str) -> impl Iterator<Item = u64> + 'n {
+pub(crate) fn numbered<'n>(names: &'n [PathBuf], prefix: &'static str) -> impl Iterator<Item = u64> + 'n {
     names.iter().filter_map(move |name| {
         let digits = name.to_str()?.strip_prefix(prefix)?;
         digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
@@ -378,6 +396,7 @@ fn ages<D: Disk>(files: &Files<D>, bases: &[u64], last: Timestamp) -> Result<Vec
         let last_stored = match scan.item(pair[1])? {
             Ok(Found::Record(record)) => record.stored,
             Ok(Found::Blank) | Err(RecordError::Nothing) => last,
+            Err(_) if files.losses.find(pair[1]).is_some() => last,
             Err(error) => return Err(damaged(&scan.path, format!("position {}: {error}", pair[1]))),
         };
         closed.push_back(SegmentAge { base: pair[0], last_stored });
@@ -493,56 +512,4 @@ fn split_tables(snapshot: Snapshot) -> Result<(QueueOffset, Vec<u8>), OpenError>
         }
         None => Err(damaged(&snapshot_path(snapshot.generation), "its tables are cut short".to_owned())),
     }
-}
-
-/// Takes over the pieces of the block log behind the snapshot, and cuts off one that a power cut tore.
-fn adopt_blocks<D: Disk>(files: &Files<D>, queues: &mut Queues) -> Result<Vec<u32>, OpenError> {
-    let own = files.list(Path::new(OWN_DIR))?;
-    let mut numbers: Vec<u32> = numbered(&own, "queues-").filter_map(|number| u32::try_from(number).ok()).collect();
-    numbers.sort_unstable();
-    let (first, from) = queues.block_end();
-    for number in numbers.iter().copied().filter(|number| *number >= first) {
-        let path = BlockFile::path(number);
-        let file = files.file(&path)?;
-        let len = file.len().map_err(failed("read", &path))?;
-        let start = if number == first { from } else { 0 };
-        let Some(size) = len.checked_sub(start).filter(|size| *size <= OWN_FILE_MAX) else {
-            return Err(damaged(&path, format!("it has {len} bytes, the snapshot knows of {start}")));
-        };
-        let mut bytes = vec![0; usize::try_from(size).expect("limited above")];
-        file.read_at(start, &mut bytes).map_err(failed("read", &path))?;
-        let end = queues.adopt(number, start, &bytes).map_err(|what| damaged(&path, what))?;
-        if end < len && Some(&number) != numbers.last() {
-            // Only the last piece of the last file can be torn: the next file is begun when this one is durable to its end.
-            return Err(damaged(
-                &path,
-                format!("position {end} of {len}: no whole piece, although a later file follows"),
-            ));
-        }
-        if end < len {
-            file.truncate(end).map_err(failed("truncate", &path))?;
-        }
-        // As the log's tail: one piece was under way when the last process ended, and its sync may have failed.
-        let whole = usize::try_from(end - start).expect("part of what was read");
-        let last = BlockFile::last_piece(&bytes[..whole]).map_or(0, |at| at.saturating_sub(start));
-        let last = usize::try_from(last).expect("part of what was read");
-        file.write_at(start + last as u64, &bytes[last..whole]).map_err(failed("write", &path))?;
-        file.sync_data().map_err(failed("sync", &path))?;
-    }
-    Ok(numbers)
-}
-
-/// Retention may have moved the beginning of the log since the index was written.
-fn begin_at<D: Disk>(files: &Files<D>, queues: &mut Queues, log_min: u64) -> Result<(), OpenError> {
-    if log_min == 0 {
-        return Ok(());
-    }
-    let min = LogOffset(log_min);
-    let mut firsts = Vec::new();
-    for (queue, block) in queues.straddling(min) {
-        let first = first_at_or_behind(files, &block, log_min)?;
-        firsts.push((queue, first.map_err(|what| damaged(&BlockFile::path(block.file), what))?));
-    }
-    queues.retire(min, &firsts);
-    Ok(())
 }

@@ -2,7 +2,7 @@ use crate::disk::{Disk, File};
 use crate::files::{Files, failed, segment_path};
 use crate::job::JobError;
 use keepmq_protocol::LogOffset;
-use keepmq_protocol::record::{self, Found, MAGIC_V1, MAGIC_V2, RecordError};
+use keepmq_protocol::record::{self, Found, MAGIC_V1, MAGIC_V2, Record, RecordError};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,7 +26,12 @@ pub(crate) struct Scan<F> {
     window: usize,
     buffer: Vec<u8>,
     buffer_at: u64,
+    /// What the system refuses to read counts as zeroes.
+    patient: bool,
 }
+
+/// What a device loses at once, at least.
+const PAGE: usize = 4096;
 
 /// What lies behind the first position that holds no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +50,13 @@ impl<F: File> Scan<F> {
         };
         let end = base + files.segment_bytes;
         let path = segment_path(base);
-        Ok(Self { file, path, base, end, max_record, window: WINDOW, buffer: Vec::new(), buffer_at: base })
+        let buffer = Vec::new();
+        Ok(Self { file, path, base, end, max_record, window: WINDOW, buffer, buffer_at: base, patient: false })
+    }
+
+    /// For going past what the system refuses to read: that reads as zeroes. Never for deciding where a log ends.
+    pub(crate) fn patient<D: Disk<File = F>>(files: &Files<D>, base: u64, max_record: usize) -> Result<Self, JobError> {
+        Ok(Self { patient: true, ..Self::new(files, base, max_record)? })
     }
 
     /// For looking at a segment's first record alone.
@@ -62,8 +73,10 @@ impl<F: File> Scan<F> {
             Some(skip) if self.buffer.len() - skip >= want => skip,
             _ => {
                 self.buffer.resize(want.max(self.window).min(left), 0);
-                let read = self.file.read_at(at - self.base, &mut self.buffer);
-                read.map_err(failed("read", &self.path))?;
+                match self.file.read_at(at - self.base, &mut self.buffer) {
+                    Err(_) if self.patient => read_what_can_be_read(&*self.file, at - self.base, &mut self.buffer),
+                    read => read.map_err(failed("read", &self.path))?,
+                }
                 self.buffer_at = at;
                 0
             }
@@ -83,6 +96,13 @@ impl<F: File> Scan<F> {
             _ => 8,
         };
         Ok(record::decode(self.bytes(at, size.max(8))?, LogOffset(at)))
+    }
+
+    /// What would be a record if its checksum were right; none when its parts do not fit each other, or the place.
+    pub(crate) fn claim(&mut self, at: u64) -> Result<Option<Record<'_>>, JobError> {
+        let size = self.bytes(at, 4)?.first_chunk().map_or(0, |size| u32::from_be_bytes(*size)) as usize;
+        let bytes = self.bytes(at, size.clamp(8, self.max_record.max(8)))?;
+        Ok(record::decode_unchecked(bytes).ok().filter(|record| record.at.0 == at))
     }
 
     /// Looks behind `at`, where no record is, until `quiet` bytes in a row are zero; stops at a whole record at or behind `far`.
@@ -140,6 +160,21 @@ impl<F: File> Scan<F> {
 
     pub(crate) fn sync(&self) -> Result<(), JobError> {
         self.file.sync_data().map_err(failed("sync", &self.path))
+    }
+}
+
+/// Page by page; what is refused is zero.
+fn read_what_can_be_read<F: File>(file: &F, at: u64, into: &mut [u8]) {
+    let mut done = 0;
+    while done < into.len() {
+        let from = at + done as u64;
+        let page = PAGE - usize::try_from(from % PAGE as u64).expect("less than a page");
+        let piece = &mut into[done..];
+        let len = piece.len().min(page);
+        if file.read_at(from, &mut piece[..len]).is_err() {
+            piece[..len].fill(0);
+        }
+        done += len;
     }
 }
 

@@ -292,6 +292,16 @@ impl Queues {
         self.checkpoints.limit_files(bytes);
     }
 
+    /// The block log begins anew, with this file.
+    pub(crate) fn begin_blocks(&mut self, file: u32) {
+        self.checkpoints.end = (file, 0);
+    }
+
+    /// The files that hold blocks which count, and the bytes of each that are known to be whole.
+    pub(crate) fn block_totals(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.checkpoints.files.live()
+    }
+
     /// File and position where the next piece goes; (1, 0) when nothing was ever written.
     pub(crate) fn block_end(&self) -> (u32, u64) {
         self.checkpoints.end

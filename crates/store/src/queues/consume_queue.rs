@@ -270,9 +270,7 @@ impl Queue {
             let (entries, next) = select(self.tail(from.0, visible).map(Entry::unpack), from, filter, limits);
             return Picked::Entries { entries, next };
         }
-        let behind = self.blocks.partition_point(|slot| slot.first <= from.0);
-        let slot = behind.checked_sub(1).map(|at| self.blocks[at]).filter(|slot| from.0 < slot.end());
-        let block = slot.unwrap_or_else(|| panic!("blocks hold what the tail does not: {from}")).block(name);
+        let block = self.block_of(from.0, name).unwrap_or_else(|| panic!("blocks hold what the tail does not: {from}"));
         Picked::Cold(ColdEntries { block, from, visible: QueueOffset(visible) })
     }
 
@@ -420,6 +418,20 @@ impl Queue {
         let behind = self.blocks.partition_point(|slot| slot.position < min.0);
         let slot = self.blocks[behind.checked_sub(1)?];
         (slot.end() > self.min).then(|| slot.block(name))
+    }
+
+    /// The block that holds this offset.
+    pub(super) fn block_of(&self, offset: u64, name: u8) -> Option<BlockRef> {
+        let behind = self.blocks.partition_point(|slot| slot.first <= offset);
+        let slot = self.blocks[behind.checked_sub(1)?];
+        (offset < slot.end()).then(|| slot.block(name))
+    }
+
+    /// Those that may hold a record between two positions.
+    pub(super) fn blocks_between(&self, from: LogOffset, to: LogOffset) -> &[Slot] {
+        let first = self.blocks.partition_point(|slot| slot.position <= from.0).saturating_sub(1);
+        let behind = self.blocks.partition_point(|slot| slot.position < to.0);
+        &self.blocks[first.min(behind)..behind]
     }
 
     /// Retention has taken what lies before `first`.

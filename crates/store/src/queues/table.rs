@@ -9,6 +9,7 @@ use keepmq_protocol::{LogOffset, QueueOffset, Topic};
 use keepmq_world::{Keyed, Map, Timestamp};
 use std::collections::VecDeque;
 use std::mem;
+use std::ops::Range;
 
 /// All queues.
 pub(crate) struct Queues {
@@ -90,6 +91,42 @@ impl Queues {
 
     pub(crate) fn name(&self, ix: QueueIx) -> (&Topic, u32) {
         (self.topic(ix), self.queue(ix).id)
+    }
+
+    /// Each queue, and the offset that its next message gets.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (&Topic, u32, u64)> {
+        self.all().map(|ix| (self.topic(ix), self.queue(ix).id, self.queue(ix).next))
+    }
+
+    pub(crate) fn is_empty(&self, ix: QueueIx) -> bool {
+        self.queue(ix).is_empty()
+    }
+
+    /// The offsets that durable blocks hold, and that were not deleted.
+    pub(crate) fn indexed_of(&self, ix: QueueIx) -> Range<u64> {
+        let queue = self.queue(ix);
+        queue.min.min(queue.saved())..queue.saved()
+    }
+
+    /// The durable block that holds this message.
+    pub(crate) fn block_of(&self, ix: QueueIx, offset: QueueOffset) -> Option<BlockRef> {
+        let indexed = self.indexed_of(ix).contains(&offset.0);
+        indexed.then(|| self.queue(ix).block_of(offset.0, self.name_len(ix)))?
+    }
+
+    pub(crate) fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// The blocks that hold the records between two positions, and some beside them; in the order in which they lie on disk.
+    pub(crate) fn blocks_between(&self, from: LogOffset, to: LogOffset) -> Vec<(QueueIx, BlockRef)> {
+        let of_queue = |ix| {
+            let name = self.name_len(ix);
+            self.queue(ix).blocks_between(from, to).iter().map(move |slot| (ix, slot.block(name)))
+        };
+        let mut blocks: Vec<_> = self.all().flat_map(of_queue).collect();
+        blocks.sort_unstable_by_key(|(_, block)| (block.file, block.at));
+        blocks
     }
 
     /// Offset that the next message gets.

@@ -23,6 +23,7 @@ fn config() -> StoreConfig {
         keep: Duration::from_secs(3600),
         store_host: HOST.parse().unwrap(),
         adopt: false,
+        accept_loss: None,
         new_id: [9; 16],
         seed: 1,
     }
@@ -100,7 +101,7 @@ impl Rig {
             let Selection::Read(plan) = self.store.select(topic, 0, from, &TagFilter::all(), limits) else {
                 panic!("nothing filters")
             };
-            let Served::Records { bytes, count, next } = self.store.reader().serve(&plan).unwrap() else {
+            let Served::Records { bytes, count, next, .. } = self.store.reader().serve(&plan).unwrap() else {
                 panic!("records were asked for")
             };
             let before = bodies.len();
@@ -409,6 +410,8 @@ fn a_buffer_that_is_filled_again_has_nothing_of_before_in_it() {
 }
 
 mod dead_processes;
+mod losses;
+mod offline;
 mod power_cuts;
 mod refusals;
 mod upkeep;
