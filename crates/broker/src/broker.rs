@@ -27,7 +27,7 @@ use std::net::SocketAddr;
 ///      └─────────────────┴──────────a write or sync failed──────────────┴──▶ Failed ──told──▶ Exit::Disk
 /// ```
 pub struct Broker<D: Disk> {
-    cx: Cx<D>,
+    pub(crate) cx: Cx<D>,
     life: Life,
     members: Members,
     sending: Sending,

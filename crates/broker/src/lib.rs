@@ -27,6 +27,7 @@ mod pending;
 mod groups;
 mod offsets;
 mod tables;
+pub mod takeover;
 mod topics;
 
 mod locks;

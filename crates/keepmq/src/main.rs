@@ -75,6 +75,9 @@ struct Broker {
     /// Name servers, host:port, several separated by semicolons; wins over namesrvAddr
     #[arg(short = 'n', long = "namesrv", value_name = "NAMESRV[;NAMESRV]")]
     name_servers: Option<String>,
+    /// Take the store over from RocketMQ, which must have been stopped cleanly and for good: messages, topics, groups, offsets
+    #[arg(long)]
+    adopt: bool,
     /// Print every effective key with its value, where it comes from, and RocketMQ's default when different; then exit
     #[arg(short = 'p', long = "print")]
     print: bool,
@@ -127,9 +130,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             }
             nameserver::run(setup)
         }
-        Verb::Broker(Broker { config, name_servers, print, accept_loss }) => {
-            let flags: Vec<Flag> =
-                name_servers.iter().map(|addresses| ("namesrvAddr", addresses.clone(), "-n")).collect();
+        Verb::Broker(Broker { config, name_servers, adopt, print, accept_loss }) => {
+            let named = name_servers.iter().map(|addresses| ("namesrvAddr", addresses.clone(), "-n"));
+            let flags: Vec<Flag> = named.chain(adopt.then(|| ("adopt", "true".to_owned(), "--adopt"))).collect();
             let settings = Settings::read(&BROKER, config.as_deref(), &flags)?;
             if *print {
                 return show(&BrokerSetup::preview(settings)?);

@@ -1,19 +1,19 @@
 //! A blocking client that speaks frames, several requests in flight if wanted.
 
 use anyhow::{Context, Result, bail, ensure};
-use keepmq_protocol::body::{ConsumerData, Heartbeat, Subscription, SubscriptionGroup};
+use keepmq_protocol::body::{ConsumerData, Heartbeat, QueueLocks, QueueName, Subscription, SubscriptionGroup};
 use keepmq_protocol::frame::{self, FRAME_MAX, Form};
 use keepmq_protocol::header::Str;
 use keepmq_protocol::message::{self, property};
 use keepmq_protocol::record::{self, Found};
-use keepmq_protocol::request::{CreateTopic, MaxOffset, MinOffset, Pull, Send, SendHeader, SendVia, UpdateOffset};
+use keepmq_protocol::request::{CreateTopic, MaxOffset, MinOffset, Pull, QueryOffset, Send, SendHeader, SendVia, UpdateOffset};
 use keepmq_protocol::{LogOffset, QueueOffset, Request, Response, ResponseCode};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Longest wait for an answer; longer than the broker's own `syncFlushTimeout`.
-const ANSWER: Duration = Duration::from_secs(20);
+pub const ANSWER: Duration = Duration::from_secs(20);
 /// Longest that a good client may wait while others misbehave: generous, as two cores are shared by all of them. (A send that
 /// waits 5 s for the disk has no outcome any more, which nobody may see either.)
 pub const LATE: Duration = Duration::from_secs(10);
@@ -288,6 +288,18 @@ impl Client {
         self.must(&Request::UpdateOffset(commit)).map(drop)
     }
 
+    /// A group's offset; -1 when it has none.
+    pub fn committed(&mut self, group: &str, topic: &str, queue: i32) -> Result<i64> {
+        let asked =
+            QueryOffset { group: group.into(), topic: topic.into(), queue_id: queue, zero_if_not_found: Some(false) };
+        let response = self.ask(&Request::QueryOffset(asked))?;
+        match response.code {
+            0 => Ok(response.field("offset")?),
+            code if code == ResponseCode::QueryNotFound as i32 => Ok(-1),
+            code => bail!("{group}'s offset in {topic}: {code}, {:?}", response.remark),
+        }
+    }
+
     /// Says that this client is a member of a group that wants all of a topic.
     pub fn heartbeat(&mut self, client: &str, group: &str, topic: &str) -> Result<()> {
         self.must(&heartbeat_request(client, group, topic)).map(drop)
@@ -330,6 +342,29 @@ pub fn heartbeat_request(client: &str, group: &str, topic: &str) -> Request<'sta
         ConsumerData { group_name: group.to_owned(), subscription_data_set: vec![wants], ..ConsumerData::default() };
     let beat = Heartbeat { client_id: client.to_owned(), consumer_data_set: vec![consumer], ..Heartbeat::default() };
     Request::Heartbeat(Box::new(beat))
+}
+
+/// Asks for the lock of one queue; answers whether it was given.
+pub fn lock_queues(
+    client: &mut Client,
+    id: &str,
+    group: &str,
+    topic: &str,
+    broker: &str,
+    queue_id: i32,
+) -> Result<bool> {
+    let queue = QueueName { broker_name: broker.to_owned(), queue_id, topic: topic.to_owned() };
+    let locks = QueueLocks {
+        client_id: id.to_owned(),
+        consumer_group: group.to_owned(),
+        mq_set: vec![queue],
+        only_this_broker: false,
+    };
+    let response = client.must(&Request::LockQueues(Box::new(locks)))?;
+    let body: Vec<u8> = response.body.iter().flat_map(|piece| piece.iter().copied()).collect();
+    let given: serde_json::Value = serde_json::from_slice(&body).context("the answer is no JSON")?;
+    let given = given["lockOKMQSet"].as_array().context("the answer names no locks")?;
+    Ok(!given.is_empty())
 }
 
 /// The creation of a topic.

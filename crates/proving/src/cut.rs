@@ -55,6 +55,12 @@ impl CutDisk {
         &self.mount
     }
 
+    /// Makes durable what was written so far, by whomever.
+    pub fn sync(&self) -> Result<()> {
+        let root = File::open(&self.mount).with_context(|| format!("cannot open {}", self.mount.display()))?;
+        rustix::fs::syncfs(&root).context("cannot sync the file system")
+    }
+
     /// Cuts the power: from here on every write and sync fails, and what was not synced is gone.
     pub fn cut(&self) -> Result<()> {
         let root = File::open(&self.mount).with_context(|| format!("cannot open {}", self.mount.display()))?;

@@ -6,8 +6,6 @@ use crate::process::{Folder, PATIENCE, Process};
 use crate::scene::{Mode, Scene};
 use crate::tally::Tally;
 use anyhow::{Context, Result, ensure};
-use keepmq_protocol::Request;
-use keepmq_protocol::request::QueryOffset;
 use keepmq_world::Chance;
 use rustix::process::Signal;
 use std::path::Path;
@@ -62,8 +60,7 @@ fn story(binary: &Path, folder: &Path, mode: Mode, count: u64, seed: u64) -> Res
         let (next, took) = scene.start_broker().with_context(|| format!("after kill {kill}"))?;
         broker = next;
         restarts.push(took);
-        let asked = QueryOffset { group: GROUP.into(), topic: TOPIC.into(), queue_id: 0, zero_if_not_found: None };
-        let found: i64 = Client::connect(scene.broker)?.must(&Request::QueryOffset(asked))?.field("offset")?;
+        let found = Client::connect(scene.broker)?.committed(GROUP, TOPIC, 0)?;
         ensure!(found == offset, "kill {kill}: offset {offset} was committed and confirmed, and is now {found}");
     }
     load.wait_for(load.kept(), BETWEEN, PATIENCE)?;

@@ -7,7 +7,8 @@
 //!   process ── starts, kills, never leaves one behind          scene ── a broker, its folder and its configuration
 //!   client  ── blocking connection, pipelined                  load ── many of them, every message in the ledger
 //!   good    ── such a load with readers that follow it         figures ── latencies, slopes
-//!   kills · power_cuts · hostile · overload · idle · soak · small · promise · interop · examples · acceptance ── one story each, in
+//!   trace   ── what strace has seen of calls to a store      cut  ── a disk whose power fails
+//!   kills · power_cuts · io_faults · pauses · hostile · overload · idle · soak · small · promise · interop · examples · acceptance ── one story each, in
 //!   a Tally
 //!   bench   ── ratios
 //! ```
@@ -23,10 +24,12 @@ pub mod good;
 pub mod hostile;
 pub mod idle;
 pub mod interop;
+pub mod io_faults;
 mod java_servers;
 pub mod kills;
 pub mod load;
 pub mod overload;
+pub mod pauses;
 pub mod power_cuts;
 pub mod process;
 pub mod promise;
@@ -34,3 +37,4 @@ pub mod scene;
 pub mod small;
 pub mod soak;
 pub mod tally;
+pub mod trace;

@@ -1,6 +1,6 @@
 //! Load from several connections, pipelined, every message in the ledger.
 
-use crate::client::{Client, Message, batch_request, send_request, sent, unique_key};
+use crate::client::{ANSWER, Client, Message, batch_request, send_request, sent, unique_key};
 use crate::figures::Latencies;
 use crate::scene::BROKER;
 use anyhow::{Context, Result, anyhow, ensure};
@@ -45,12 +45,14 @@ pub struct Plan {
     pub bodies: (u64, u64),
     /// Some requests want no answer.
     pub oneway: bool,
+    /// Longest that an answer is waited for; then the connection is given up.
+    pub patience: Duration,
 }
 
 impl Plan {
     /// As much as goes, of small messages.
     pub fn full(connections: usize, depth: usize) -> Self {
-        Self { connections, depth, every: Duration::ZERO, bodies: (16, 2_000), oneway: false }
+        Self { connections, depth, every: Duration::ZERO, bodies: (16, 2_000), oneway: false, patience: ANSWER }
     }
 
     /// So many requests a second over all connections, each of which waits for its answer.
@@ -115,6 +117,11 @@ impl Books {
             id: id_of(&message.body),
             checksum: crc(&message.body),
         }))
+    }
+
+    /// Where in the log each message is that was acknowledged.
+    pub fn positions(&self) -> BTreeMap<u64, u64> {
+        self.ledger.kept().map(|(id, _, _, position)| (id, position.0)).collect()
     }
 
     /// The verdict so far.
@@ -285,7 +292,7 @@ impl Shared {
 
     fn send_all(&self) -> Result<()> {
         while !self.stopped() {
-            match Client::connect(self.broker) {
+            match Client::connect_within(self.broker, self.plan.patience) {
                 Ok(client) => self.send_on(client)?,
                 // It is down: killed, or starting.
                 Err(_) => std::thread::sleep(Duration::from_millis(2)),

@@ -5,7 +5,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use keepmq_proving::power_cuts::{self, Expected};
 use keepmq_proving::scene::Mode;
 use keepmq_proving::tally::Tally;
-use keepmq_proving::{acceptance, bench, examples, hostile, idle, interop, kills, overload, promise, small, soak};
+use keepmq_proving::{
+    acceptance, bench, examples, hostile, idle, interop, io_faults, kills, overload, pauses, promise, small, soak,
+};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -48,6 +50,21 @@ enum Verb {
         /// A deliberate mistake that the binary was built with; its loss must be found.
         #[arg(long)]
         planted: Option<String>,
+    },
+    /// Power cuts under load with ASYNC_FLUSH: what is lost was acknowledged last. Needs root.
+    Asynccuts {
+        #[arg(long, default_value_t = 5)]
+        count: u64,
+    },
+    /// Calls to the disk that fail. Needs root and strace.
+    Iofaults(io_faults::Options),
+    /// SIGSTOP and SIGCONT under load.
+    Pauses {
+        #[arg(long, default_value_t = 10)]
+        count: u64,
+        /// Milliseconds of the longest.
+        #[arg(long, default_value_t = 4_000)]
+        longest: u64,
     },
     /// Bad input, one by one and all at once while good clients work.
     Hostile(hostile::Options),
@@ -110,6 +127,11 @@ fn main() -> anyhow::Result<ExitCode> {
         Verb::Powercuts { count, planted } => {
             let expected = planted.as_deref().map_or(Expected::Kept, Expected::Loss);
             power_cuts::run(&mut tally, &binary, expected, count, seed)?;
+        }
+        Verb::Asynccuts { count } => power_cuts::run_async(&mut tally, &binary, count, seed)?,
+        Verb::Iofaults(options) => io_faults::run(&mut tally, &binary, &options)?,
+        Verb::Pauses { count, longest } => {
+            pauses::run(&mut tally, &binary, count, Duration::from_millis(longest), seed)?;
         }
         Verb::Hostile(options) => hostile::run(&mut tally, &binary, &options)?,
         Verb::Idle => idle::run(&mut tally, &binary)?,

@@ -1,6 +1,6 @@
 //! More than the disk takes: what is refused was not stored, what is accepted comes soon, and afterwards all is well.
 
-use crate::client::Client;
+use crate::client::{ANSWER, Client};
 use crate::load::{Books, Load, Plan, QUEUES, Seen, TOPIC};
 use crate::process::Folder;
 use crate::scene::{Mode, Scene};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Large messages from many connections: five times what may wait for the disk is under way at any time, so that the limit is
 /// met however fast the disk is.
 const PLAN: Plan =
-    Plan { connections: 64, depth: 8, every: Duration::ZERO, bodies: (100 << 10, 400 << 10), oneway: false };
+    Plan { connections: 64, depth: 8, every: Duration::ZERO, bodies: (100 << 10, 400 << 10), oneway: false, patience: ANSWER };
 /// So much is stored at most: a fast disk would be filled.
 const KEPT: u64 = 6_000;
 /// What the broker may use meanwhile: 64 MiB of frames that are coming in, and the half again that buffers grow beyond

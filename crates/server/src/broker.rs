@@ -6,6 +6,7 @@ use crate::health::Health;
 use crate::jobs::{BrokerHands, Workers, spawn};
 use crate::metrics::{Facts, Recovery};
 use crate::stop::Stop;
+use crate::takeover;
 use keepmq_broker::{Broker, Done, OpenBrokerError};
 use keepmq_disk::{LockError, OsDisk, StoreLock, free_bytes, total_bytes};
 use keepmq_net::{Inbox, Shards, Word, now};
@@ -95,6 +96,7 @@ impl Opened {
         let disk = disk.writing_logs(setup.log_io);
         let root = disk.root().to_owned();
         let lock = StoreLock::take(&root).map_err(lock_refused)?;
+        takeover::run(&setup, &disk)?;
         let (seed, flush) = (setup.store.seed, setup.store.flush);
         let disk_bytes = total_bytes(&root).map_err(|error| thread_refused(&error))?;
         setup.broker.disk_bytes = Some(disk_bytes);
@@ -295,8 +297,12 @@ pub fn lock_refused(error: LockError) -> Failure {
     }
 }
 
+<<<<<<< HEAD
 /// A store that cannot be opened.
 pub fn open_refused(error: OpenError, root: &Path) -> Failure {
+=======
+pub(crate) fn open_refused(error: OpenError, root: &Path) -> Failure {
+>>>>>>> 5058c85 (Calls to the disk that fail, power cuts at rolls and snapshots, pauses, and a takeover from RocketMQ that brings its tables along (in work))
     let root = root.display();
     match error {
         OpenError::Io(error) => {
@@ -347,7 +353,7 @@ pub fn open_refused(error: OpenError, root: &Path) -> Failure {
     }
 }
 
-fn tables_refused(error: &OpenBrokerError, root: &Path) -> Failure {
+pub(crate) fn tables_refused(error: &OpenBrokerError, root: &Path) -> Failure {
     let title = format!("the store {} is damaged: its metadata cannot be read", root.display());
     let why = "topics, groups and offsets are made from it; starting without them would lose offsets in silence";
     let remedy = "nothing was changed; restore the folder keepmq/ from a copy, or report it with the text above";

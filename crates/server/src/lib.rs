@@ -30,6 +30,7 @@ mod kvfile;
 mod metrics;
 mod stop;
 mod syncs;
+mod takeover;
 
 mod firstword;
 
