@@ -35,15 +35,46 @@ pub(crate) struct Sizes {
     pub(crate) planted_seeds: u64,
     pub(crate) kills: u64,
     pub(crate) power_cuts: u64,
+    /// With ASYNC_FLUSH, each on a store of its own.
+    pub(crate) async_cuts: u64,
+    /// Calls to the disk that fail, each in a run of its own.
+    pub(crate) io_faults: u64,
+    pub(crate) pauses: u64,
+    /// Milliseconds of the longest.
+    pub(crate) longest_pause: u64,
+    /// Of Java's brokers whose stores are taken over.
+    pub(crate) java_versions: &'static str,
     /// Of the mixed load; none by day, when there is no time to see memory grow.
     pub(crate) soak_minutes: u64,
 }
 
 impl Sizes {
-    pub(crate) const CI: Self =
-        Self { seeds: 300, first_seed: 1, planted_seeds: 1000, kills: 30, power_cuts: 20, soak_minutes: 0 };
-    pub(crate) const NIGHT: Self =
-        Self { seeds: 20_000, first_seed: 1, planted_seeds: 1000, kills: 200, power_cuts: 500, soak_minutes: 20 };
+    pub(crate) const CI: Self = Self {
+        seeds: 300,
+        first_seed: 1,
+        planted_seeds: 1000,
+        kills: 30,
+        power_cuts: 20,
+        async_cuts: 5,
+        io_faults: 60,
+        pauses: 10,
+        longest_pause: 4_000,
+        java_versions: "5.3.3",
+        soak_minutes: 0,
+    };
+    pub(crate) const NIGHT: Self = Self {
+        seeds: 20_000,
+        first_seed: 1,
+        planted_seeds: 1000,
+        kills: 200,
+        power_cuts: 500,
+        async_cuts: 50,
+        io_faults: 600,
+        pauses: 60,
+        longest_pause: 8_000,
+        java_versions: "5.3.3,4.9.8",
+        soak_minutes: 20,
+    };
 }
 
 pub(crate) fn run(steps: &[Step], sizes: &Sizes, mut tally: Tally) -> Result<bool> {
@@ -186,10 +217,18 @@ fn crash(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
     if !build_product(tally, "crash")? {
         return Ok(());
     }
-    let Sizes { kills, power_cuts, soak_minutes, .. } = sizes;
+    let Sizes { kills, power_cuts, async_cuts, io_faults, pauses, longest_pause, java_versions, soak_minutes, .. } = sizes;
     proving(tally, &format!("kills --mode sync --count {kills}"))?;
     proving(tally, &format!("kills --mode async --count {kills}"))?;
     proving(tally, &format!("powercuts --count {power_cuts}"))?;
+    proving(tally, &format!("asynccuts --count {async_cuts}"))?;
+    proving(tally, &format!("iofaults --calls {io_faults}"))?;
+    proving(tally, &format!("pauses --count {pauses} --longest {longest_pause}"))?;
+    let mut words = format!("javastores --versions {java_versions}");
+    if let Some(servers) = java_servers() {
+        words.push_str(&format!(" --java-servers {}", servers.display()));
+    }
+    proving(tally, &words)?;
     // Its own folder, and a profile that builds fast: it must only be wrong in one place.
     let planted = "build --quiet --profile sim -p keepmq --features planted --target-dir";
     let dir = target().join("planted");
@@ -198,6 +237,10 @@ fn crash(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
         proving(
             tally,
             &format!("powercuts --count {power_cuts} --binary {} --planted ack-before-flush", binary.display()),
+        )?;
+        proving(
+            tally,
+            &format!("iofaults --calls {io_faults} --binary {} --planted sync-error-ignored", binary.display()),
         )?;
         proving(tally, &format!("tour --binary {} --planted ack-without-writing", binary.display()))?;
     }
@@ -229,14 +272,18 @@ fn interop(tally: &mut Tally) -> Result<()> {
     {
         let ours = target().join("release/keepmq-interop");
         let mut words = format!("interop --golden {} --ours {}", golden.display(), ours.display());
-        // RocketMQ's own servers; where the script is missing, their checks are skipped by name.
-        let servers = root().join("../shared/bench/java-peer/java-peer.sh");
-        if servers.is_file() {
+        if let Some(servers) = java_servers() {
             words.push_str(&format!(" --java-servers {}", servers.display()));
         }
         proving(tally, &words)?;
     }
     acceptance(tally)
+}
+
+/// What starts RocketMQ's own servers; where it is missing, their checks are skipped by name.
+fn java_servers() -> Option<PathBuf> {
+    let servers = root().join("../shared/bench/java-peer/java-peer.sh");
+    servers.is_file().then_some(servers)
 }
 
 /// RocketMQ's own integration tests, where they lie beside the project.

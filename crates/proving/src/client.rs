@@ -261,8 +261,7 @@ impl Client {
         if self.pull(topic, queue, 0)?.code == ResponseCode::TopicNotExist as i32 {
             return Ok(());
         }
-        let mut at =
-            self.must(&Request::MinOffset(MinOffset { topic: topic.into(), queue_id: queue }))?.field("offset")?;
+        let mut at = self.min_offset(topic, queue)?;
         loop {
             let pulled = self.pull(topic, queue, at)?;
             match pulled.code {
@@ -273,6 +272,11 @@ impl Client {
             at = pulled.next;
             each(pulled.messages)?;
         }
+    }
+
+    /// A queue's lowest offset.
+    pub fn min_offset(&mut self, topic: &str, queue: i32) -> Result<i64> {
+        Ok(self.must(&Request::MinOffset(MinOffset { topic: topic.into(), queue_id: queue }))?.field("offset")?)
     }
 
     /// The offset behind a queue's highest.
@@ -392,6 +396,13 @@ pub fn unique_key(id: u64) -> String {
 /// A send to one queue.
 pub fn send_request<'b>(topic: &'b str, queue: i32, body: &'b [u8], properties: &'b str) -> Request<'b> {
     Request::Send(Send { via: SendVia::V2, header: send_header(topic, queue, properties), body: body.into() })
+}
+
+/// A send of a half message: the first half of a transaction.
+pub fn half_request<'b>(topic: &'b str, queue: i32, body: &'b [u8], properties: &'b str) -> Request<'b> {
+    // `MessageSysFlag.TRANSACTION_PREPARED_TYPE`.
+    let header = SendHeader { sys_flag: 0x4, ..send_header(topic, queue, properties) };
+    Request::Send(Send { via: SendVia::V2, header, body: body.into() })
 }
 
 /// A send of several messages to one queue; `body` holds the items.

@@ -39,10 +39,29 @@ fn said(command: &mut Command) -> Result<String> {
     Ok(text)
 }
 
+/// Longest that a broker may take for a clean end.
+const CLEAN_STOP: &str = "90";
+
 impl JavaServers {
+    /// Stops them as an operator does, and waits for a clean end.
+    pub(crate) fn stop_cleanly(self) -> Result<()> {
+        let mut stop = Command::new(&self.script);
+        let text = said(stop.arg("stop").arg(&self.folder).env("STOP_TIMEOUT", CLEAN_STOP))?;
+        ensure!(!self.folder.join("store/abort").exists(), "the Java broker has not ended cleanly: {text}");
+        Ok(())
+    }
+
     /// Starts them on free ports, and waits until the broker is registered. A version that was never prepared is: that may
     /// take minutes, since some are built from their source.
     pub(crate) fn start(script: &Path, version: &str, mode: Mode, folder: &Path) -> Result<Self> {
+        Self::start_with(script, version, mode, folder, "")
+    }
+
+    /// As [`Self::start`], with more lines of the broker's configuration. The store is `folder/store`; one that is there is
+    /// opened.
+    pub(crate) fn start_with(script: &Path, version: &str, mode: Mode, folder: &Path, conf: &str) -> Result<Self> {
+        let extra = folder.with_extension("conf");
+        std::fs::write(&extra, conf).with_context(|| format!("cannot write {}", extra.display()))?;
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (name_server, broker) = (local(free_port()?), local(free_port()?));
         let way = if mode == Mode::Sync { "sync" } else { "async" };
@@ -50,7 +69,7 @@ impl JavaServers {
         let mut start = Command::new(script);
         start.args(["start", version, way]).arg(folder);
         start.env("NS_PORT", name_server.port().to_string()).env("BROKER_PORT", broker.port().to_string());
-        start.env("HA_PORT", free_port()?.to_string());
+        start.env("HA_PORT", free_port()?.to_string()).env("EXTRA_CONF", &extra);
         let mut started = || -> Result<(bool, String)> {
             // Its output goes to a file: the servers that it leaves running would hold a pipe open.
             let file = std::fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;

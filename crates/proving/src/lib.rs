@@ -7,10 +7,10 @@
 //!   process ── starts, kills, never leaves one behind          scene ── a broker, its folder and its configuration
 //!   client  ── blocking connection, pipelined                  load ── many of them, every message in the ledger
 //!   good    ── such a load with readers that follow it         figures ── latencies, slopes
-//!   trace   ── what strace has seen of calls to a store      cut  ── a disk whose power fails
-//!   kills · power_cuts · io_faults · pauses · hostile · overload · idle · soak · small · promise · interop · examples · acceptance ── one story each, in
-//!   a Tally
-//!   bench   ── ratios
+//!   trace   ── what strace has seen of calls to a store        cut ── a disk whose power fails
+//!   kills · power_cuts · io_faults · pauses · java_stores · hostile · overload · idle · soak · small · promise · interop ·
+//!   examples · acceptance ── one story each, in a Tally
+//!   bench   ── ratios                                         java_facts ── what RocketMQ's broker does in such stories
 //! ```
 #![deny(unsafe_code)]
 
@@ -25,7 +25,9 @@ pub mod hostile;
 pub mod idle;
 pub mod interop;
 pub mod io_faults;
+pub mod java_facts;
 mod java_servers;
+pub mod java_stores;
 pub mod kills;
 pub mod load;
 pub mod overload;

@@ -6,7 +6,7 @@ use keepmq_proving::power_cuts::{self, Expected};
 use keepmq_proving::scene::Mode;
 use keepmq_proving::tally::Tally;
 use keepmq_proving::{
-    acceptance, bench, examples, hostile, idle, interop, io_faults, kills, overload, pauses, promise, small, soak,
+    acceptance, bench, examples, hostile, idle, interop, io_faults, java_facts, java_stores, kills, overload, pauses, promise, small, soak,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,6 +58,10 @@ enum Verb {
     },
     /// Calls to the disk that fail. Needs root and strace.
     Iofaults(io_faults::Options),
+    /// One store, used by RocketMQ's broker and by ours in turn. Needs Java.
+    Javastores(java_stores::Options),
+    /// What RocketMQ's own broker does when disks and power fail: measured, not judged. Needs root, Java and strace.
+    Javafacts(java_facts::Options),
     /// SIGSTOP and SIGCONT under load.
     Pauses {
         #[arg(long, default_value_t = 10)]
@@ -130,6 +134,8 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Verb::Asynccuts { count } => power_cuts::run_async(&mut tally, &binary, count, seed)?,
         Verb::Iofaults(options) => io_faults::run(&mut tally, &binary, &options)?,
+        Verb::Javastores(options) => java_stores::run(&mut tally, &binary, &options)?,
+        Verb::Javafacts(options) => java_facts::run(&options)?,
         Verb::Pauses { count, longest } => {
             pauses::run(&mut tally, &binary, count, Duration::from_millis(longest), seed)?;
         }

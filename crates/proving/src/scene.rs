@@ -23,6 +23,7 @@ pub struct Scene {
     /// A deliberate mistake to arm, in a build that has them.
     pub planted: Option<String>,
     conf: Vec<(String, String)>,
+    flags: Vec<&'static str>,
 }
 
 /// How a broker flushes.
@@ -57,6 +58,7 @@ impl Scene {
             name_server: local(name_server),
             planted: None,
             conf: conf.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+            flags: Vec::new(),
         })
     }
 
@@ -86,7 +88,7 @@ impl Scene {
         let lines: String = self.conf.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
         std::fs::write(&path, lines).with_context(|| format!("cannot write {}", path.display()))?;
         let mut command = Command::new(&self.binary);
-        command.arg("broker").arg("-c").arg(path);
+        command.arg("broker").arg("-c").arg(path).args(&self.flags);
         if let Some(bug) = &self.planted {
             command.env("KEEPMQ_PLANTED", bug);
         }
@@ -114,6 +116,13 @@ impl Scene {
         let mut process = Process::start(&command, &self.folder.join("nameserver.log"))?;
         process.wait_for(self.name_server)?;
         Ok(process)
+    }
+
+    /// With a broker that takes a store over from RocketMQ.
+    #[must_use]
+    pub fn taking_over(mut self) -> Self {
+        self.flags.push("--adopt");
+        self
     }
 
     /// With a broker that registers at our name server.

@@ -7,6 +7,7 @@
 pub const BUGS: &[(&str, &str)] = &[
     ("ack-before-flush", "answers SEND_OK before the sync it promises has happened"),
     ("ack-without-writing", "answers SEND_OK to a message that it never appends"),
+    ("sync-error-ignored", "takes a write or sync of the log that has failed for one that has not"),
     (
         "torn-tail-kept",
         "recovery cuts a torn tail but leaves its bytes, so that a record behind it can come back to life",

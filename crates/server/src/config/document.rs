@@ -43,7 +43,8 @@ for containers). `brokerIP1` wins. Without either, the broker advertises the add
 - `log.io`: how a group of messages is made durable under SYNC_FLUSH. `direct` goes past the system's cache where the file \
 system can (otherwise it is as `buffered`): about half the time and half the CPU for each group; what consumers read that is \
 older than the broker's own memory (16 MiB) comes from the device. `buffered` writes into the system's cache and syncs.
-- `adopt`: take over a store that another program has used since, as RocketMQ, or that is a copy.
+- `adopt`: take over a store that another program has used since, as RocketMQ, or that is a copy. `keepmq broker --adopt` sets it \
+for one start, which is all that is needed.
 ";
 
 fn document() -> String {
