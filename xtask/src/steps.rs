@@ -217,7 +217,8 @@ fn crash(tally: &mut Tally, sizes: &Sizes) -> Result<()> {
     if !build_product(tally, "crash")? {
         return Ok(());
     }
-    let Sizes { kills, power_cuts, async_cuts, io_faults, pauses, longest_pause, java_versions, soak_minutes, .. } = sizes;
+    let Sizes { kills, power_cuts, async_cuts, io_faults, pauses, longest_pause, java_versions, soak_minutes, .. } =
+        sizes;
     proving(tally, &format!("kills --mode sync --count {kills}"))?;
     proving(tally, &format!("kills --mode async --count {kills}"))?;
     proving(tally, &format!("powercuts --count {power_cuts}"))?;

@@ -179,7 +179,9 @@ fn refuse_other_topics(topics: &TopicsFile) -> Result<(), TakeoverError> {
     for (name, config) in &topics.topic_config_table {
         for (attribute, plain) in [("queue.type", "SimpleCQ"), ("cleanup.policy", "DELETE")] {
             if let Some(kind) = config.attributes.get(attribute).filter(|kind| *kind != plain) {
-                let what = format!("topic {name} has {attribute}={kind}, which is not built here: its messages would be misread");
+                let what = format!(
+                    "topic {name} has {attribute}={kind}, which is not built here: its messages would be misread"
+                );
                 return Err(TakeoverError::Kind(what));
             }
         }
@@ -207,10 +209,12 @@ fn refuse_what_waits(beside: &Beside, offsets: &OffsetsFile) -> Result<(), Takeo
     let names: BTreeSet<&str> = revives.map(|end| &*end.topic).collect();
     let popped: u64 = names.into_iter().map(|topic| behind(topic, "CID_RMQ_SYS_REVIVE_GROUP")).sum();
     if popped > 0 {
-        let what = format!("{popped} records of POP consumers are not worked off: what they stand for would not come again");
+        let what =
+            format!("{popped} records of POP consumers are not worked off: what they stand for would not come again");
         return Err(TakeoverError::Waiting(what));
     }
-    let delays: DelaysFile = if beside.files.contains_key(DELAYS) { read(beside, DELAYS)? } else { DelaysFile::default() };
+    let delays: DelaysFile =
+        if beside.files.contains_key(DELAYS) { read(beside, DELAYS)? } else { DelaysFile::default() };
     let mut delayed = 0;
     for end in beside.ends.iter().filter(|end| end.topic == SCHEDULE_TOPIC) {
         let done = delays.offset_table.get(&(end.queue_id + 1)).copied().unwrap_or_default();
@@ -218,10 +222,13 @@ fn refuse_what_waits(beside: &Beside, offsets: &OffsetsFile) -> Result<(), Takeo
     }
     if beside.files.get(TIMER).is_some_and(|bytes| !bytes.is_empty()) {
         let timer: TimerFile = read(beside, TIMER)?;
-        delayed += timer.timing_count.values().map(|metric| u64::try_from(metric.count).unwrap_or_default()).sum::<u64>();
+        delayed +=
+            timer.timing_count.values().map(|metric| u64::try_from(metric.count).unwrap_or_default()).sum::<u64>();
     }
     if delayed > 0 {
-        return Err(TakeoverError::Waiting(format!("{delayed} delayed messages are not delivered yet; they would never be")));
+        return Err(TakeoverError::Waiting(format!(
+            "{delayed} delayed messages are not delivered yet; they would never be"
+        )));
     }
     Ok(())
 }
@@ -243,10 +250,12 @@ fn records(
     }
     let mut commits = Vec::new();
     for (key, queues) in offsets.offset_table {
-        let (topic, group) = key.split_once('@').ok_or_else(|| damaged(OFFSETS, format!("{key:?} is no topic@group")))?;
+        let (topic, group) =
+            key.split_once('@').ok_or_else(|| damaged(OFFSETS, format!("{key:?} is no topic@group")))?;
         Topic::check(topic).map_err(|error| damaged(OFFSETS, error))?;
         ConsumerGroup::check(group).map_err(|error| damaged(OFFSETS, error))?;
-        let commit = |(queue_id, offset)| OffsetCommit { group: group.to_owned(), topic: topic.to_owned(), queue_id, offset };
+        let commit =
+            |(queue_id, offset)| OffsetCommit { group: group.to_owned(), topic: topic.to_owned(), queue_id, offset };
         commits.extend(queues.into_iter().map(commit));
     }
     // Queues before offsets: whoever reads an offset finds the queue that it points into.
@@ -339,15 +348,21 @@ mod tests {
     #[test]
     fn topics_groups_ends_and_offsets_are_taken_over() {
         let records = take_over(&java(), true).unwrap();
-        let [MetaRecord::Topic(topic), MetaRecord::Group(group), MetaRecord::QueueEnds(_), MetaRecord::QueueEnds(ends), MetaRecord::Offsets(offsets)] =
-            &records[..]
+        let [
+            MetaRecord::Topic(topic),
+            MetaRecord::Group(group),
+            MetaRecord::QueueEnds(_),
+            MetaRecord::QueueEnds(ends),
+            MetaRecord::Offsets(offsets),
+        ] = &records[..]
         else {
             panic!("{records:?}")
         };
         assert_eq!((&*topic.topic_name, topic.read_queue_nums, topic.write_queue_nums), ("T", 3, 2));
         assert_eq!((&*group.group_name, group.retry_max_times), ("G", 5));
         assert_eq!(ends, &[end("T", 1, 12)]);
-        let offsets: Vec<_> = offsets.iter().map(|line| (&*line.topic, &*line.group, line.queue_id, line.offset)).collect();
+        let offsets: Vec<_> =
+            offsets.iter().map(|line| (&*line.topic, &*line.group, line.queue_id, line.offset)).collect();
         assert_eq!(offsets, [("%RETRY%G", "G", 0, 1), ("T", "G", 0, 7), ("T", "G", 1, 9)]);
     }
 
@@ -364,7 +379,10 @@ mod tests {
         let back = Beside { known: true, abort: Some(Vec::new()), ..java() };
         assert_eq!(take_over(&back, false), Err(TakeoverError::NotAsked(TOPICS)));
         assert!(take_over(&back, true).is_ok_and(|records| records.len() == 5));
-        assert!(matches!(take_over(&Beside { log: false, ..java() }, true), Err(TakeoverError::Damaged { path: "commitlog", .. })));
+        assert!(matches!(
+            take_over(&Beside { log: false, ..java() }, true),
+            Err(TakeoverError::Damaged { path: "commitlog", .. })
+        ));
     }
 
     #[test]
@@ -382,7 +400,8 @@ mod tests {
             assert!(text(with(path, &half)).starts_with(path), "{path}");
             assert!(text(with(path, "")).contains("empty"), "{path}");
         }
-        let batch = "{\n\t\"topicConfigTable\":{\"T\":{\"attributes\":{\"queue.type\":\"BatchCQ\"},\"topicName\":\"T\"}}}";
+        let batch =
+            "{\n\t\"topicConfigTable\":{\"T\":{\"attributes\":{\"queue.type\":\"BatchCQ\"},\"topicName\":\"T\"}}}";
         assert!(text(with(TOPICS, batch)).contains("BatchCQ"));
         assert!(text(with(LMQ, "{\"lmqOffsetTable\":{\"%LMQ%a@g\":3}}")).contains(LMQ));
         assert!(text(with(STATIC_TOPICS, "{\"topicQueueMappingInfoMap\":{\"T\":{}}}")).contains("static"));

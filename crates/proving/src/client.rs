@@ -6,7 +6,9 @@ use keepmq_protocol::frame::{self, FRAME_MAX, Form};
 use keepmq_protocol::header::Str;
 use keepmq_protocol::message::{self, property};
 use keepmq_protocol::record::{self, Found};
-use keepmq_protocol::request::{CreateTopic, MaxOffset, MinOffset, Pull, QueryOffset, Send, SendHeader, SendVia, UpdateOffset};
+use keepmq_protocol::request::{
+    CreateTopic, MaxOffset, MinOffset, Pull, QueryOffset, Send, SendHeader, SendVia, UpdateOffset,
+};
 use keepmq_protocol::{LogOffset, QueueOffset, Request, Response, ResponseCode};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -245,7 +245,12 @@ impl Bench {
         match ran.code {
             None => ensure!(!case.is_final(), "the broker went on after {}", first.line),
             Some(9) => {
-                ensure!(ran.said.contains("error: "), "it does not say why it has ended, after {}{}", first.line, ran.said);
+                ensure!(
+                    ran.said.contains("error: "),
+                    "it does not say why it has ended, after {}{}",
+                    first.line,
+                    ran.said
+                );
                 self.count.ended += 1;
                 self.count.starting += u64::from(!ran.was_ready);
                 let last = ran.calls.last().map_or(first.at, |last| last.at);
@@ -313,7 +318,9 @@ impl Bench {
         let addr = self.scene.broker;
         let end = Instant::now() + BOUND;
         // What fails may be this very request: then the broker ends, or refuses it for a while.
-        while Client::connect_within(addr, BOUND).and_then(|mut client| client.create_topic(TOPIC, i32::try_from(QUEUES)?)).is_err()
+        while Client::connect_within(addr, BOUND)
+            .and_then(|mut client| client.create_topic(TOPIC, i32::try_from(QUEUES)?))
+            .is_err()
         {
             if broker.ended_within(Duration::from_millis(2))?.is_some() {
                 return Ok((false, None, 0));
@@ -346,7 +353,11 @@ impl Bench {
         }
         if found == Found::Killed {
             let there = client.read_queue(BEFORE_TOPIC, 0)?;
-            ensure!(there.len() as u64 == BEFORE.unsigned_abs(), "{} of {BEFORE} older messages are there", there.len());
+            ensure!(
+                there.len() as u64 == BEFORE.unsigned_abs(),
+                "{} of {BEFORE} older messages are there",
+                there.len()
+            );
             let wrong = (0..).zip(&there).find(|(number, message)| message.body != before(*number));
             ensure!(wrong.is_none(), "an older message is another now: {wrong:?}");
             let offset = client.committed(BEFORE_GROUP, BEFORE_TOPIC, 0)?;

@@ -64,7 +64,12 @@ const FACTS: [(&str, Mode, &str, Harm); 6] = [
     ("power cut, ASYNC_FLUSH (its default)", Mode::Async, "", Harm::Cut),
     ("one bit of the log is another, after a clean stop", Mode::Sync, "", Harm::Flip),
     ("the log's folder is empty at the start, after a clean stop", Mode::Sync, "", Harm::Empty),
-    ("SIGKILL, ASYNC_FLUSH with transientStorePoolEnable=true", Mode::Async, "transientStorePoolEnable=true\ntransientStorePoolSize=3\n", Harm::Kill),
+    (
+        "SIGKILL, ASYNC_FLUSH with transientStorePoolEnable=true",
+        Mode::Async,
+        "transientStorePoolEnable=true\ntransientStorePoolSize=3\n",
+        Harm::Kill,
+    ),
 ];
 
 /// Measures, says and writes down.

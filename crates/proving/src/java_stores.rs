@@ -39,7 +39,8 @@ pub struct Options {
 /// With every version.
 pub fn run(tally: &mut Tally, binary: &Path, options: &Options) -> Result<()> {
     for version in &options.versions {
-        let what = format!("stores of Java's broker {version}: taken over whole, given back whole, or refused with a reason");
+        let what =
+            format!("stores of Java's broker {version}: taken over whole, given back whole, or refused with a reason");
         let script = match (&options.java_servers, crate::interop::lacking(&["java", "bash"])) {
             (Some(script), None) => script,
             (None, _) => {
@@ -118,7 +119,11 @@ impl Story<'_> {
         refused(&scene, &["--adopt"], 3, "half messages")?;
         let offsets = store.join("config/consumerOffset.json");
         let text = fs::read_to_string(&offsets).context("cannot read Java's offsets")?;
-        let resolved = text.replacen("\"offsetTable\":{", "\"offsetTable\":{\n\t\t\"RMQ_SYS_TRANS_HALF_TOPIC@CID_RMQ_SYS_TRANS\":{0:1},", 1);
+        let resolved = text.replacen(
+            "\"offsetTable\":{",
+            "\"offsetTable\":{\n\t\t\"RMQ_SYS_TRANS_HALF_TOPIC@CID_RMQ_SYS_TRANS\":{0:1},",
+            1,
+        );
         fs::write(&offsets, resolved).context("cannot write Java's offsets")?;
         refused(&scene, &["--adopt"], 3, "1 delayed messages").context("half messages resolved")?;
         Ok(format!(
@@ -131,13 +136,15 @@ impl Story<'_> {
     }
 
     fn scene(&self) -> Result<Scene> {
-        let scene = Scene::new(self.binary, self.folder)?.flushing(Mode::Sync).with("mappedFileSizeCommitLog", &SEGMENT);
+        let scene =
+            Scene::new(self.binary, self.folder)?.flushing(Mode::Sync).with("mappedFileSizeCommitLog", &SEGMENT);
         Ok(scene.with("storePathRootDir", &self.folder.join("java/store").display()))
     }
 
     fn java(&self) -> Result<JavaServers> {
         // Retention that takes every segment but the last, when it is told to.
-        let conf = format!("brokerName={BROKER}\nmappedFileSizeCommitLog={SEGMENT}\nfileReservedTime=0\ndeleteWhen=25\n");
+        let conf =
+            format!("brokerName={BROKER}\nmappedFileSizeCommitLog={SEGMENT}\nfileReservedTime=0\ndeleteWhen=25\n");
         JavaServers::start_with(self.script, self.version, Mode::Sync, &self.folder.join("java"), &conf)
     }
 
@@ -203,7 +210,9 @@ fn fill(broker: SocketAddr, by: &str) -> Result<()> {
                 send_request(topic, queue, &body, &properties)
             } else {
                 let mut items = Vec::new();
-                (0..count).for_each(|_| push_batch_item(&mut items, &BatchItem { flag: 0, body: &body, properties: &properties }));
+                (0..count).for_each(|_| {
+                    push_batch_item(&mut items, &BatchItem { flag: 0, body: &body, properties: &properties })
+                });
                 let places = sent(&client.must(&batch_request(topic, queue, &items))?)?;
                 ensure!(places.len() == count, "a batch of {count} was given {} places", places.len());
                 left -= count;
@@ -258,10 +267,18 @@ fn read(broker: SocketAddr) -> Result<Content> {
 fn same(before: &Content, after: &Content) -> Result<()> {
     for (queue, (min, max, messages)) in &before.queues {
         let (min_now, max_now, messages_now) = &after.queues[queue];
-        ensure!((min, max) == (min_now, max_now), "{queue:?} went from {min} to {max}, and goes from {min_now} to {max_now}");
+        ensure!(
+            (min, max) == (min_now, max_now),
+            "{queue:?} went from {min} to {max}, and goes from {min_now} to {max_now}"
+        );
         let changed = messages.iter().zip(messages_now).find(|(one, other)| one != other);
         ensure!(changed.is_none(), "{queue:?}: {changed:?}");
-        ensure!(messages.len() == messages_now.len(), "{queue:?} had {} messages, and has {}", messages.len(), messages_now.len());
+        ensure!(
+            messages.len() == messages_now.len(),
+            "{queue:?} had {} messages, and has {}",
+            messages.len(),
+            messages_now.len()
+        );
     }
     let moved = before.offsets.iter().find(|(key, offset)| after.offsets.get(*key) != Some(*offset));
     ensure!(moved.is_none(), "the offset {moved:?} is now {:?}", moved.and_then(|(key, _)| after.offsets.get(key)));

@@ -6,7 +6,8 @@ use keepmq_proving::power_cuts::{self, Expected};
 use keepmq_proving::scene::Mode;
 use keepmq_proving::tally::Tally;
 use keepmq_proving::{
-    acceptance, bench, examples, hostile, idle, interop, io_faults, java_facts, java_stores, kills, overload, pauses, promise, small, soak,
+    acceptance, bench, examples, hostile, idle, interop, io_faults, java_facts, java_stores, kills, overload, pauses,
+    promise, small, soak,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;

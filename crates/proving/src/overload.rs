@@ -12,8 +12,14 @@ use std::time::{Duration, Instant};
 
 /// Large messages from many connections: five times what may wait for the disk is under way at any time, so that the limit is
 /// met however fast the disk is.
-const PLAN: Plan =
-    Plan { connections: 64, depth: 8, every: Duration::ZERO, bodies: (100 << 10, 400 << 10), oneway: false, patience: ANSWER };
+const PLAN: Plan = Plan {
+    connections: 64,
+    depth: 8,
+    every: Duration::ZERO,
+    bodies: (100 << 10, 400 << 10),
+    oneway: false,
+    patience: ANSWER,
+};
 /// So much is stored at most: a fast disk would be filled.
 const KEPT: u64 = 6_000;
 /// What the broker may use meanwhile: 64 MiB of frames that are coming in, and the half again that buffers grow beyond

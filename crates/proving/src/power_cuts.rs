@@ -62,7 +62,9 @@ impl Moment {
 /// Cuts so often, and judges after each.
 pub fn run(tally: &mut Tally, binary: &Path, expected: Expected<'_>, count: u64, seed: u64) -> Result<()> {
     let what = match expected {
-        Expected::Kept => format!("{count} power cuts under load, at rolls and snapshots too, Sync flush, nothing lost"),
+        Expected::Kept => {
+            format!("{count} power cuts under load, at rolls and snapshots too, Sync flush, nothing lost")
+        }
         Expected::Loss(bug) => format!("the planted bug {bug} is found by {count} power cuts"),
     };
     if let Some(why) = lacking() {
@@ -137,7 +139,8 @@ fn story(binary: &Path, folder: &Path, expected: Expected<'_>, count: u64, seed:
     let status = broker.stop()?;
     ensure!(status.success(), "a clean stop ended with {status}{}", broker.said());
     restarts.sort_unstable();
-    let [rolls, snapshots] = [Moment::Roll, Moment::Snapshot].map(|moment| hits.get(&moment).copied().unwrap_or_default());
+    let [rolls, snapshots] =
+        [Moment::Roll, Moment::Snapshot].map(|moment| hits.get(&moment).copied().unwrap_or_default());
     // Few may miss by chance; many that miss are a blunt test.
     let blunt = count >= 20 && rolls.min(snapshots) < 3;
     ensure!(!blunt, "of {count} cuts only {rolls} hit a roll and {snapshots} a snapshot");
@@ -175,8 +178,7 @@ fn strike(
         Moment::Snapshot => {
             // At a clean stop it is written for sure.
             let last = snapshots(&store.join("keepmq"))?;
-            let [aside, named] =
-                ["", ".tmp"].map(|ending| store.join(format!("keepmq/meta-{:020}{ending}", last + 1)));
+            let [aside, named] = ["", ".tmp"].map(|ending| store.join(format!("keepmq/meta-{:020}{ending}", last + 1)));
             broker.signal(Signal::TERM)?;
             watch(&[&aside, &named], broker)?;
             spin(jitter);
@@ -295,7 +297,10 @@ fn lossy_story(binary: &Path, folder: &Path, count: u64, seed: u64) -> Result<St
         broker.kill()?;
     }
     ensure!(count < 5 || lost > 0, "nothing is lost in {count} cuts: nothing was seen of what they take");
-    Ok(format!("of {kept} acknowledged {lost} are lost, the oldest acknowledged {} ms before the cut", oldest.as_millis()))
+    Ok(format!(
+        "of {kept} acknowledged {lost} are lost, the oldest acknowledged {} ms before the cut",
+        oldest.as_millis()
+    ))
 }
 
 /// A cut that loses nothing would prove nothing: what was synced must be there after it, what was not must be gone.

@@ -32,7 +32,9 @@ pub fn paths(calls: &[Call], folder: &Path) -> BTreeSet<String> {
     let folder = folder.display().to_string();
     let all = calls.iter().flat_map(|call| call.line.match_indices(&folder).map(|(at, _)| &call.line[at..]));
     // A file that has gone since is marked behind a blank.
-    all.filter_map(|from| from.split(['"', '>', ' ']).next()).map(|path| path.trim_end_matches('/').to_owned()).collect()
+    all.filter_map(|from| from.split(['"', '>', ' ']).next())
+        .map(|path| path.trim_end_matches('/').to_owned())
+        .collect()
 }
 
 fn calls(text: &str, folder: &str) -> Vec<Call> {
@@ -84,8 +86,7 @@ mod tests {
 8 100.8 fdatasync(4</s/next>) = 0
 7 100.9 <... fdatasync resumed>) = -1 EIO (Input/output error) (INJECTED)
 8 101.0 +++ exited with 9 +++";
-        let found: Vec<_> =
-            calls(text, "/s").into_iter().map(|call| (call.name, call.nth, call.injected)).collect();
+        let found: Vec<_> = calls(text, "/s").into_iter().map(|call| (call.name, call.nth, call.injected)).collect();
         let call = |name: &str, nth, injected| (name.to_owned(), nth, injected);
         let all = [("openat", 1, false), ("fdatasync", 1, true), ("fdatasync", 1, false), ("exit", 0, false)];
         assert_eq!(found, all.map(|(name, nth, injected)| call(name, nth, injected)));

@@ -37,7 +37,9 @@ pub(crate) fn run(setup: &BrokerSetup, disk: &OsDisk) -> Result<(), Failure> {
     let offsets = count(|record| if let MetaRecord::Offsets(lines) = record { lines.len() } else { 0 });
     tracing::info!("taking the store in {} over from RocketMQ", root.display());
     write_down(setup, disk, records)?;
-    tracing::info!("taken over: {topics} topics (those of RocketMQ's own among them), {groups} groups, {offsets} offsets");
+    tracing::info!(
+        "taken over: {topics} topics (those of RocketMQ's own among them), {groups} groups, {offsets} offsets"
+    );
     Ok(())
 }
 
@@ -47,8 +49,8 @@ fn write_down(setup: &BrokerSetup, disk: &OsDisk, records: Vec<MetaRecord>) -> R
     let mut config = setup.broker.clone();
     // Nobody is to be told of it.
     config.name_servers.clear();
-    let (store, recovered) =
-        Store::open(disk.clone(), setup.store.clone(), now()).map_err(|error| crate::broker::open_refused(error, root))?;
+    let (store, recovered) = Store::open(disk.clone(), setup.store.clone(), now())
+        .map_err(|error| crate::broker::open_refused(error, root))?;
     let files = store.files();
     let mut broker = Broker::open(store, recovered, config, setup.store.seed, now())
         .map_err(|error| crate::broker::tables_refused(&error, root))?;
@@ -217,7 +219,8 @@ fn refused(root: &Path, error: TakeoverError) -> Failure {
         }
         TakeoverError::Unclean => {
             let why = "offsets that RocketMQ had in memory only are lost, and consumers would see much again";
-            let remedy = "start RocketMQ once more, stop it with mqshutdown, and wait until it has ended; then try again";
+            let remedy =
+                "start RocketMQ once more, stop it with mqshutdown, and wait until it has ended; then try again";
             failed(root, ExitCode::Configuration, what, why, remedy)
         }
         TakeoverError::Kind(_) => {

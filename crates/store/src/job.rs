@@ -205,9 +205,7 @@ impl Job {
                 }
                 Ok(())
             }
-            Step::Sync(target) => {
-                believed(target.file(files)?.sync_data()).map_err(failed("sync", &target.path()))
-            }
+            Step::Sync(target) => believed(target.file(files)?.sync_data()).map_err(failed("sync", &target.path())),
             Step::Create { path, len } => files.create(&path, len).map(drop),
             Step::Rename { from, to } => files.rename(&from, &to),
             Step::Remove(path) => files.remove(&path),
