@@ -124,9 +124,10 @@ impl<D: Disk> Broker<D> {
     }
 }
 
-/// Whether RocketMQ has written this table. It indents by tabs; KeepMQ, which exports the same files, by blanks.
+/// Whether RocketMQ has written this table. It indents by tabs; KeepMQ, which exports the same files, by blanks. An empty one
+/// says nothing of either.
 fn is_foreign(bytes: &[u8]) -> bool {
-    !bytes.starts_with(b"{\n  \"")
+    !bytes.is_empty() && !bytes.starts_with(b"{\n  \"")
 }
 
 /// What to take over, as records in their order; none when the store is KeepMQ's already. `asked`: the operator wants it.
@@ -373,6 +374,12 @@ mod tests {
         let known = Beside { log: true, known: true, abort: Some(Vec::new()), files, ..Beside::default() };
         assert_eq!(take_over(&known, true), Ok(Vec::new()));
         assert_eq!(take_over(&known, false), Ok(Vec::new()));
+        let emptied = [TOPICS, GROUPS, OFFSETS].map(|path| (path, Vec::new())).into();
+        assert_eq!(
+            take_over(&Beside { files: emptied, ..known.clone() }, false),
+            Ok(Vec::new()),
+            "they are exported again"
+        );
         assert_eq!(take_over(&Beside::default(), true), Ok(Vec::new()), "a new store");
         assert_eq!(take_over(&java(), false), Err(TakeoverError::NotAsked(TOPICS)));
         // RocketMQ was used in between, or a takeover did not come to its end.

@@ -186,7 +186,7 @@ fn measure(options: &Options, mode: Mode, conf: &str, harm: Harm) -> Result<Stri
         Err(error) => format!("reading fails: {error:#}"),
     };
     kill(java.pid)?;
-    Ok(format!("{said}it starts again without a word to its clients; {text}"))
+    Ok(format!("{said}it starts again: {text}"))
 }
 
 fn kill(pid: u32) -> Result<()> {

@@ -204,8 +204,10 @@ fn failed(root: &Path, exit: ExitCode, what: String, why: &str, remedy: &str) ->
 }
 
 fn unread(root: &Path, error: &io::Error) -> Failure {
-    let why = "topics, groups and offsets are taken from RocketMQ's files";
-    failed(root, ExitCode::Io, error.to_string(), why, "see to the disk and the rights of the files, then start again")
+    let title = format!("what lies beside the log in {} cannot be read", root.display());
+    let why = "it says whether RocketMQ has used the store since";
+    let remedy = "see to the disk and the rights of the files, then start again";
+    Failure::new(ExitCode::Io, Problem::new(title, error.to_string(), why, remedy))
 }
 
 fn refused(root: &Path, error: TakeoverError) -> Failure {
