@@ -96,7 +96,7 @@ impl Opened {
         let disk = disk.writing_logs(setup.log_io);
         let root = disk.root().to_owned();
         let lock = StoreLock::take(&root).map_err(lock_refused)?;
-        takeover::run(&setup, &disk)?;
+        takeover::run(&mut setup, &disk)?;
         let (seed, flush) = (setup.store.seed, setup.store.flush);
         let disk_bytes = total_bytes(&root).map_err(|error| thread_refused(&error))?;
         setup.broker.disk_bytes = Some(disk_bytes);
@@ -297,12 +297,8 @@ pub fn lock_refused(error: LockError) -> Failure {
     }
 }
 
-<<<<<<< HEAD
 /// A store that cannot be opened.
 pub fn open_refused(error: OpenError, root: &Path) -> Failure {
-=======
-pub(crate) fn open_refused(error: OpenError, root: &Path) -> Failure {
->>>>>>> 5058c85 (Calls to the disk that fail, power cuts at rolls and snapshots, pauses, and a takeover from RocketMQ that brings its tables along (in work))
     let root = root.display();
     match error {
         OpenError::Io(error) => {

@@ -24,7 +24,7 @@ const TABLE_MAX: u64 = 256 << 20;
 const WAIT: Duration = Duration::from_millis(50);
 
 /// Takes over what there is, if it is to be. Nothing has changed when it is refused.
-pub(crate) fn run(setup: &BrokerSetup, disk: &OsDisk) -> Result<(), Failure> {
+pub(crate) fn run(setup: &mut BrokerSetup, disk: &OsDisk) -> Result<(), Failure> {
     let root = disk.root();
     let beside = look(root).map_err(|error| unread(root, &error))?;
     let records = take_over(&beside, setup.store.adopt).map_err(|error| refused(root, error))?;
@@ -37,6 +37,8 @@ pub(crate) fn run(setup: &BrokerSetup, disk: &OsDisk) -> Result<(), Failure> {
     let offsets = count(|record| if let MetaRecord::Offsets(lines) = record { lines.len() } else { 0 });
     tracing::info!("taking the store in {} over from RocketMQ", root.display());
     write_down(setup, disk, records)?;
+    // It has been accepted, and is no damage any more.
+    setup.store.accept_loss = None;
     tracing::info!(
         "taken over: {topics} topics (those of RocketMQ's own among them), {groups} groups, {offsets} offsets"
     );
