@@ -266,10 +266,13 @@ impl<D: Disk> LogReader<D> {
         let start = entries[0].at.0 - (entries[0].at.0 - base) % WINDOW_BYTES;
         let end = (start + WINDOW_BYTES).min(base + self.files.segment_bytes).min(self.files.commit());
         let inside = entries.iter().take_while(|entry| entry.end().0 <= end).count();
-        if inside < WORTH_A_WINDOW {
+        let mut one_by_one = || {
             let count = run(entries, |entry| self.files.base(entry.at.0) == base);
             pieces.push(self.run_from_file(&entries[..count], wait)?);
-            return Ok(count);
+            Ok(count)
+        };
+        if inside < WORTH_A_WINDOW {
+            return one_by_one();
         }
         let last = entries[inside - 1].end().0;
         let window = match self.files.window(start).filter(|window| last - start <= window.len() as u64) {
@@ -278,7 +281,11 @@ impl<D: Disk> LogReader<D> {
                 let len = usize::try_from(end - start).expect("a window is small");
                 let mut window = self.files.spare_window();
                 window.resize(len, 0);
-                self.fill_segment(start, &mut window, wait)?;
+                match self.fill_segment(start, &mut window, wait) {
+                    // A bad place between the records that are wanted is no reason not to give them.
+                    Err(Stop::Failed(ReadError::Io { .. })) => return one_by_one(),
+                    read => read?,
+                }
                 let window = Bytes::from(window);
                 self.files.remember_window(start, window.clone());
                 window

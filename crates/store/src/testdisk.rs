@@ -4,6 +4,7 @@ use crate::disk::{Disk, File};
 use keepmq_world::Chance;
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -35,6 +36,8 @@ struct State {
     space: Option<u64>,
     /// Whether reads may be answered without waiting.
     cold: bool,
+    /// Bytes of a file that cannot be read.
+    unreadable: Option<(PathBuf, Range<u64>)>,
 }
 
 #[derive(Clone, Default)]
@@ -86,6 +89,11 @@ impl TestDisk {
 
     pub(crate) fn set_space(&self, space: Option<u64>) {
         self.with(|state| state.space = space);
+    }
+
+    /// A bad place of the device.
+    pub(crate) fn break_off(&self, path: &str, bytes: Range<u64>) {
+        self.with(|state| state.unreadable = Some((path.into(), bytes)));
     }
 
     pub(crate) fn set_cold(&self, cold: bool) {
@@ -264,6 +272,14 @@ impl File for TestFile {
     }
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        let is_broken = self.disk.with(|state| {
+            let (path, bytes) = state.unreadable.as_ref()?;
+            let touches = at < bytes.end && bytes.start < at + into.len() as u64;
+            (touches && state.names.get(path) == Some(&self.id)).then_some(())
+        });
+        if is_broken.is_some() {
+            return Err(io::Error::other("input/output error"));
+        }
         self.look(|content| {
             let from = content.bytes.get(at as usize..at as usize + into.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
             into.copy_from_slice(from);

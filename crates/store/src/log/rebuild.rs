@@ -1,7 +1,7 @@
 use crate::config::{OpenError, Progress, StoreConfig};
 use crate::disk::{Disk, File};
 use crate::files::{Files, segment_path};
-use crate::log::recovery::damaged;
+use crate::log::recovery::{damaged, hole};
 use crate::log::scan::Scan;
 use crate::log::walk::{Bad, Extent, Seen, walk};
 use crate::losses::{self, Loss, Losses, Missing};
@@ -79,10 +79,9 @@ impl Rebuild<'_> {
         loop {
             let base = files.base(at);
             if !log.bases.contains(&base) {
-                let what = format!("the file is missing: the index knows the log up to {}", log.from);
-                return Err(damaged(&segment_path(base), what));
+                return Err(hole(base, files.segment_bytes, &format!("the index knows the log up to {}", log.from)));
             }
-            let mut scan = Scan::new(files, base, self.max_record())?;
+            let mut scan = Scan::patient(files, base, self.max_record())?;
             let total = last.max(log.durable) - log.from;
             let mut tell = |at: u64| progress(Progress { done: at - log.from, total: total.max(at - log.from) });
             tell(at);
@@ -102,7 +101,13 @@ impl Rebuild<'_> {
             } else {
                 let quiet = self.window().max(self.config.zero_ahead).max(1 << 20);
                 let behind = scan.behind(end, end.saturating_add(self.window()), quiet)?;
-                let Some(record) = behind.far_record else { return self.cut(&mut scan, end, behind.used) };
+                let Some(record) = behind.far_record else {
+                    // What cannot be read is not known to be torn.
+                    return match scan.refused.take() {
+                        Some(refused) => Err(refused.into()),
+                        None => self.cut(&mut scan, end, behind.used),
+                    };
+                };
                 format!("a whole record stands behind it, at {record}")
             };
             // The rest of a batch that has lost some of its records is kept: all of them were acknowledged.
@@ -111,6 +116,7 @@ impl Rebuild<'_> {
             if bad.in_last && !bad.followed {
                 bad.to = bad.to.max(log.durable).min(scan.end - BLANK_BYTES as u64);
             }
+            let refused = scan.refused.take().map_or(String::new(), |refused| format!(" ({refused})"));
             let missing = self.missing(files, log, &bad)?;
             match self.accept {
                 Some(accept) if accept.at == bad.at => {
@@ -119,7 +125,7 @@ impl Rebuild<'_> {
                     files.accept(loss, accept.store_id)?;
                     at = bad.at;
                 }
-                _ => return Err(rot(&bad, &missing, &proof)),
+                _ => return Err(rot(&bad, &missing, &format!("{proof}{refused}"))),
             }
         }
     }

@@ -203,6 +203,19 @@ pub(super) fn damaged(path: &Path, what: String) -> OpenError {
     }
 }
 
+/// A segment that is not there.
+pub(super) fn hole(at: u64, bytes: u64, proof: &str) -> OpenError {
+    OpenError::Damaged {
+        path: segment_path(at).display().to_string(),
+        what: format!("the file is missing: {bytes} bytes from position {at} on, and {proof}"),
+        todo: format!(
+            "Nothing was changed. Restore the file from a copy; `keepmq store verify` names the messages that were in it. \
+             Without a copy: put a file of zeroes as long as the others in its place (truncate -s), and give up what was in \
+             it: keepmq broker --accept-loss {at}"
+        ),
+    }
+}
+
 // ---- what is there -----------------------------------------------------------------------------------------------------
 
 pub(crate) fn segments_of(names: &[PathBuf]) -> Vec<u64> {
@@ -349,7 +362,7 @@ fn check_segments<D: Disk>(
     if let Some(min) = log_min
         && bases.get(retired) != Some(&min)
     {
-        return Err(damaged(&segment_path(min), format!("the file is missing: the log begins at {min}")));
+        return Err(hole(min, size, "the log begins there"));
     }
     for base in bases.drain(..retired) {
         files.remove(&segment_path(base))?;
@@ -379,7 +392,7 @@ fn check_segments<D: Disk>(
         }
         let expected = bases[0] + index as u64 * size;
         if *base != expected {
-            return Err(damaged(&segment_path(expected), format!("the file is missing: the log goes on at {base}")));
+            return Err(hole(expected, base - expected, &format!("the log goes on at {base}")));
         }
         if base % size != 0 {
             return Err(damaged(&path, format!("its name is no multiple of a segment's {size} bytes")));
@@ -438,6 +451,11 @@ fn write_again<D: Disk>(files: &Files<D>, from: u64, end: u64) -> Result<(), Ope
         let segment = files.open_segment(base)?;
         let stop = end.min(base + files.segment_bytes);
         while at < stop {
+            if let Some(loss) = files.losses.find(at) {
+                at = loss.to;
+                continue;
+            }
+            let stop = files.losses.next(at).map_or(stop, |lost| stop.min(lost));
             let size = usize::try_from(stop - at).map_or(bytes.len(), |rest| rest.min(bytes.len()));
             segment.read_at(at - base, &mut bytes[..size]).map_err(failed("read", &path))?;
             segment.write_at(at - base, &bytes[..size]).map_err(failed("write", &path))?;

@@ -3,6 +3,7 @@ use crate::files::{Files, failed, segment_path};
 use crate::job::JobError;
 use keepmq_protocol::LogOffset;
 use keepmq_protocol::record::{self, Found, MAGIC_V1, MAGIC_V2, Record, RecordError};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,8 +27,9 @@ pub(crate) struct Scan<F> {
     window: usize,
     buffer: Vec<u8>,
     buffer_at: u64,
-    /// What the system refuses to read counts as zeroes.
     patient: bool,
+    /// What the system has refused to read, and counts as zeroes.
+    pub(crate) refused: Option<JobError>,
 }
 
 /// What a device loses at once, at least.
@@ -51,10 +53,22 @@ impl<F: File> Scan<F> {
         let end = base + files.segment_bytes;
         let path = segment_path(base);
         let buffer = Vec::new();
-        Ok(Self { file, path, base, end, max_record, window: WINDOW, buffer, buffer_at: base, patient: false })
+        Ok(Self {
+            file,
+            path,
+            base,
+            end,
+            max_record,
+            window: WINDOW,
+            buffer,
+            buffer_at: base,
+            patient: false,
+            refused: None,
+        })
     }
 
-    /// For going past what the system refuses to read: that reads as zeroes. Never for deciding where a log ends.
+    /// For going past what the system refuses to read: that reads as zeroes, and stands in `refused`. Whoever decides where a
+    /// log ends must look there.
     pub(crate) fn patient<D: Disk<File = F>>(files: &Files<D>, base: u64, max_record: usize) -> Result<Self, JobError> {
         Ok(Self { patient: true, ..Self::new(files, base, max_record)? })
     }
@@ -74,7 +88,11 @@ impl<F: File> Scan<F> {
             _ => {
                 self.buffer.resize(want.max(self.window).min(left), 0);
                 match self.file.read_at(at - self.base, &mut self.buffer) {
-                    Err(_) if self.patient => read_what_can_be_read(&*self.file, at - self.base, &mut self.buffer),
+                    Err(_) if self.patient => {
+                        if let Err(error) = read_what_can_be_read(&*self.file, at - self.base, &mut self.buffer) {
+                            self.refused = Some(failed("read", &self.path)(error));
+                        }
+                    }
                     read => read.map_err(failed("read", &self.path))?,
                 }
                 self.buffer_at = at;
@@ -163,19 +181,21 @@ impl<F: File> Scan<F> {
     }
 }
 
-/// Page by page; what is refused is zero.
-fn read_what_can_be_read<F: File>(file: &F, at: u64, into: &mut [u8]) {
-    let mut done = 0;
+/// Page by page; what is refused is zero, and the last of the refusals is the answer.
+fn read_what_can_be_read<F: File>(file: &F, at: u64, into: &mut [u8]) -> io::Result<()> {
+    let (mut done, mut outcome) = (0, Ok(()));
     while done < into.len() {
         let from = at + done as u64;
         let page = PAGE - usize::try_from(from % PAGE as u64).expect("less than a page");
         let piece = &mut into[done..];
         let len = piece.len().min(page);
-        if file.read_at(from, &mut piece[..len]).is_err() {
+        if let Err(error) = file.read_at(from, &mut piece[..len]) {
             piece[..len].fill(0);
+            outcome = Err(error);
         }
         done += len;
     }
+    outcome
 }
 
 /// Where the last byte is that is not zero.

@@ -312,3 +312,58 @@ fn a_long_reading_tells_how_far_it_is() {
     assert!(told.iter().all(|progress| progress.done <= progress.total), "{told:?}");
     assert!(told.windows(2).all(|pair| pair[0].done < pair[1].done), "{told:?}");
 }
+
+#[test]
+fn a_lost_segment_can_be_given_up_as_zeroes() {
+    let (rig, places) = two_topics();
+    let disk = rig.disk.copy();
+    disk.lose(SECOND);
+    let text = error(disk, config());
+    for part in [SECOND, "the file is missing: 65536 bytes from position 65536 on", "--accept-loss 65536"] {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+    let inside = |place: &Appended| (SEGMENT..2 * SEGMENT).contains(&place.at.0);
+    let lost: Vec<usize> = (0..200).filter(|n| inside(&places[*n])).collect();
+    for forgotten in [false, true] {
+        let disk = rig.disk.copy();
+        disk.rot(SECOND, |bytes| bytes.fill(0));
+        if forgotten {
+            forget_the_index(&disk);
+        }
+        let again = Rig::open(disk, accepting(SEGMENT), at(99_000)).unwrap();
+        assert_eq!(again.recovered.losses[0].messages(), (lost.len() as u64, 0));
+        assert_eq!(readable(&again, "A").0, but_for(0, &lost), "{forgotten}");
+        assert_eq!(readable(&again, "B").0, but_for(1, &lost), "{forgotten}");
+    }
+}
+
+#[test]
+fn what_the_device_refuses_to_read_is_damage_below_the_mark_and_never_a_torn_end() {
+    let (rig, places) = two_topics();
+    let page = 8192..12_288u64;
+    let hurt = |place: &Appended| place.at.0 < page.end && page.start < place.end.0;
+    let lost: Vec<usize> = (0..200).filter(|n| hurt(&places[*n])).collect();
+    let from = places[lost[0]].at.0;
+    for forgotten in [false, true] {
+        let disk = rig.disk.copy();
+        disk.break_off(FIRST, page.clone());
+        if forgotten {
+            forget_the_index(&disk);
+            let text = error(disk.copy(), config());
+            assert!(text.contains(&format!("position {from},")) && text.contains("input/output error"), "{text}");
+            assert!(text.contains(&format!("{} messages are missing", lost.len())), "{text}");
+        }
+        let again = Rig::open(disk, accepting(from), at(99_000)).unwrap();
+        assert_eq!(readable(&again, "A").0, but_for(0, &lost), "{forgotten}");
+        assert_eq!(readable(&again, "B").0, but_for(1, &lost), "{forgotten}");
+    }
+
+    // Behind the end nobody knows what is there.
+    let disk = rig.disk.copy();
+    let end = rig.store.commit().0;
+    let base = end - end % SEGMENT;
+    let tail = end - base..end - base + 1;
+    disk.break_off(crate::files::segment_path(base).to_str().unwrap(), tail);
+    let text = error(disk, config());
+    assert!(text.contains("read of commitlog/") && text.contains("input/output error"), "{text}");
+}
