@@ -70,7 +70,8 @@ struct Lane {
     start: Option<u64>,
     /// Behind the last one that was handed out for the first time.
     next: Option<u64>,
-    handed: BTreeMap<u64, Who>,
+    /// Who was given each last, and when.
+    handed: BTreeMap<u64, (Who, u64)>,
     processed: BTreeSet<u64>,
     /// Everything from `start` to here is processed.
     done: u64,
@@ -266,9 +267,9 @@ impl Truth {
                 if before { "given twice in one assignment" } else { "said to be given again, and never was before" };
             return stage.blame("twice", format!("{} is {what}", text()));
         }
-        let settled = self.settled_at;
+        let (settled, now) = (self.settled_at, stage.now);
         let lane = self.lane(group, queue);
-        let Some(last) = lane.handed.insert(*offset, who) else {
+        let Some((last, last_at)) = lane.handed.insert(*offset, (who, now)) else {
             if lane.start.is_none() {
                 if whole && !lane.pins.is_empty() && !lane.pins.contains(offset) {
                     let pins = &lane.pins;
@@ -287,7 +288,8 @@ impl Truth {
         if again {
             return;
         }
-        if settled.is_some_and(|at| lane.moved_at < at) && lane.lowered_at.is_none() {
+        // One that was handed out before may wait for long in the hands of who has taken the queue over since.
+        if settled.is_some_and(|at| lane.moved_at < at && last_at >= at) && lane.lowered_at.is_none() {
             stage.blame("twice", format!("{} comes again although all is well; {last:?} had it before", text()));
         }
         stage.happened(match self.over.get(&last) {

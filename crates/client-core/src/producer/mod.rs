@@ -318,6 +318,8 @@ impl Producer {
         let address = queue.as_ref().and_then(|queue| self.master(queue, &route, parcel.shard.is_some()));
         let (Some(queue), Some(address)) = (queue, address) else {
             parcel.last.why = format!("no queue of {topic} that it may go to takes messages now");
+            // It may be back by now: the route that does not name it can be as old as they are polled for.
+            self.routes.want(&topic, &mut self.cx);
             return self.rest(id, parcel);
         };
         let left = parcel.until.since(now);

@@ -357,16 +357,25 @@ fn a_key_keeps_its_queue_when_its_broker_is_away() {
     assert_eq!(queue_of(&mut world), first, "a retry stays");
     world.ends();
     let away = [if first.0 == "a" { "b" } else { "a" }];
-    (0..80).for_each(|_| {
-        world.pass(SECOND / 2);
-        world.hear_heartbeats();
-        while world.calls.iter().any(|(_, peer, ..)| peer == "ns") {
-            world.answer("ns", Ok(route(&away, 6)));
-        }
-    });
+    let polls = |world: &mut World| {
+        (0..80).for_each(|_| {
+            world.pass(SECOND / 2);
+            world.hear_heartbeats();
+            while world.calls.iter().any(|(_, peer, ..)| peer == "ns") {
+                world.answer("ns", Ok(route(&away, 6)));
+            }
+        });
+    };
+    polls(&mut world);
+    world.send(keyed());
+    world.answer("ns", Ok(route(&["a", "b"], 6)));
+    world.pass(SECOND / 10);
+    assert_eq!(queue_of(&mut world), first, "who waits for it asks whether it is back");
+    assert_eq!(world.ends(), "3:ok");
+    polls(&mut world);
     world.send(keyed());
     world.pass(4 * SECOND);
-    assert_eq!(world.ends(), "3:refused", "its queue is away, and no other will do");
+    assert_eq!(world.ends(), "4:refused", "its queue is away, and no other will do");
 }
 
 #[test]

@@ -279,7 +279,7 @@ fn listeners_are_few_batches_are_of_one_queue_and_every_queue_has_its_turn() {
     let mut world = World::new(|config| (config.batch, config.listeners) = (2, 2));
     world.queues = 2;
     world.store(0, "x x x").store(1, "x");
-    assert_eq!(world.run(), "commit 0@0 assigned[0] commit 1@0 assigned[0,1] give 0@0+0@1 give 0@2");
+    assert_eq!(world.run(), "commit 0@0 commit 1@0 assigned[0] assigned[0,1] give 0@0+0@1 give 0@2");
     assert_eq!(world.done("0@2"), "give 1@0");
 }
 
