@@ -120,7 +120,7 @@ impl States {
         // At least one story of either flush mode.
         let stories = self.states.div_ceil(PER_STORY).max(2);
         // Some more, since all stories begin with the same few states.
-        let budget = usize::try_from(self.states.div_ceil(stories) + 16).context("so many states")?;
+        let budget = usize::try_from(self.states.div_ceil(stories) + 40).context("so many states")?;
         let reports = self.shared.all(stories, |story| {
             let report = keepmq_sim::states(self.shared.seed + story, budget);
             let bad = report.violation.is_some();

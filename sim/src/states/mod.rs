@@ -25,6 +25,7 @@ use platter::{Platter, Tear};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 use story::{End, Event, Known, Story, What};
 use tape::{Act, Op, TapeDisk};
 
@@ -77,7 +78,7 @@ const FEW: usize = 5;
 /// A recovery can be interrupted, and the one after it.
 const DEPTH: usize = 2;
 /// How often the crash states of the same story are gone through, at most, to find new ones.
-const ROUNDS: u64 = 6;
+const ROUNDS: u64 = 20;
 
 /// Tells the story of a seed, and recovers `budget` different crash states of it.
 pub fn states(seed: u64, budget: usize) -> StatesReport {
@@ -165,11 +166,15 @@ impl Search<'_> {
                 known: self.story.known[calls],
             };
             let enough = self.seen.len() + quota;
-            for (crash, image) in self.candidates(&platter, tape.get(calls)) {
+            self.look(platter.killed(), Some(&platter), &Origin { crash: Crash::Kill, ..origin.clone() });
+            if let Some(within) = tape.get(calls).and_then(|next| self.within(&platter, next)) {
+                self.look(within.killed(), Some(&within), &Origin { crash: Crash::Kill, ..origin.clone() });
+            }
+            for image in self.cuts(&platter) {
                 if self.is_done() || self.seen.len() >= enough {
                     break;
                 }
-                self.look(image, &Origin { crash, ..origin.clone() });
+                self.look(image, None, &origin);
             }
             if self.is_done() {
                 return;
@@ -177,8 +182,18 @@ impl Search<'_> {
         }
     }
 
-    /// What may be on the disk at one moment: a kill first, then power cuts as they come.
-    fn candidates(&mut self, platter: &Platter, next: Option<&Op>) -> Vec<(Crash, Image)> {
+    /// The disk in the middle of a write: the kernel takes it page by page, and looks for signals in between.
+    fn within(&mut self, platter: &Platter, next: &Op) -> Option<Platter> {
+        let Act::Write { file, at, bytes } = &next.act else { return None };
+        let pages = (at % 4096 + bytes.len()) / 4096;
+        let page = 1 + self.chance.below((pages as u64).max(1)) as usize;
+        let taken = (page * 4096 - at % 4096).min(bytes.len());
+        let act = Act::Write { file: *file, at: *at, bytes: bytes.slice(..taken) };
+        (pages > 0).then(|| platter.clone().behind(&[Op { act, path: Arc::clone(&next.path) }]))
+    }
+
+    /// What a power cut may leave at one moment, shuffled.
+    fn cuts(&mut self, platter: &Platter) -> Vec<Image> {
         let chance = &mut self.chance;
         let mut images = Vec::new();
         let pending = platter.pending();
@@ -199,31 +214,18 @@ impl Search<'_> {
             for _ in 0..3 {
                 let place = chance.below(platter.torn() as u64) as usize;
                 for tear in [Tear::Any, Tear::Hole(place), Tear::Upto(place), Tear::From(place)] {
-                    let word = chance.word();
-                    let image = platter.tear(tear, chance, |nth| word >> (nth % 64) & 1 == 1);
-                    images.push(image);
+                    images.push(torn_by_chance(platter, tear, chance));
                 }
             }
         }
         for at in (1..images.len()).rev() {
             images.swap(at, chance.below(at as u64 + 1) as usize);
         }
-        let mut all = vec![(Crash::Kill, platter.killed())];
-        if let Some(Op { act: Act::Write { at, bytes, .. }, .. }) = next {
-            // The kernel takes a write page by page, and looks for signals in between.
-            let pages = (at % 4096 + bytes.len()) / 4096;
-            if pages > 0 {
-                let page = 1 + chance.below(pages as u64) as usize;
-                let taken = (page * 4096).saturating_sub(at % 4096);
-                all.extend(next.map(|next| (Crash::Kill, platter.killed_in(next, taken))));
-            }
-        }
-        all.extend(images.into_iter().map(|image| (Crash::PowerCut, image)));
-        all
+        images
     }
 
-    /// Recovers an image, unless that has been done.
-    fn look(&mut self, image: Image, origin: &Origin) {
+    /// Recovers an image, unless that has been done. Behind a kill, `still` knows what of it is not durable yet.
+    fn look(&mut self, image: Image, still: Option<&Platter>, origin: &Origin) {
         let promised = match origin.crash {
             Crash::Kill => origin.known.against_kill,
             Crash::PowerCut => origin.known.against_cut,
@@ -237,7 +239,9 @@ impl Search<'_> {
             return;
         }
         let events = &self.story.events[origin.known.life][..origin.known.events];
-        let checked = catch_unwind(AssertUnwindSafe(|| check(&self.story.config, &image, &origin.known, events, promised)));
+        let base = still.map_or_else(|| Platter::new(image.clone()), Platter::clone);
+        let judge = || check(&self.story.config, &base, &origin.known, events, promised);
+        let checked = catch_unwind(AssertUnwindSafe(judge));
         let found = match checked {
             Ok(Ok(found)) => found,
             Ok(Err(what)) => return self.blame(origin, &what),
@@ -247,31 +251,29 @@ impl Search<'_> {
         self.count(origin, &found, events);
         let worth = if found.cut > 0 || found.truncated { 12 } else { 60 };
         if origin.calls.len() <= DEPTH && self.chance.one_in(worth * origin.calls.len() as u64) {
-            self.interrupt(image, &found.tape, origin);
+            self.interrupt(base, &found.tape, origin);
         }
     }
 
-    /// The power fails again while the store recovers.
-    fn interrupt(&mut self, image: Image, tape: &[Op], origin: &Origin) {
-        let mut platter = Platter::new(image);
+    /// The store recovers, and the power fails again, or the process is killed.
+    fn interrupt(&mut self, mut platter: Platter, tape: &[Op], origin: &Origin) {
         for (nth, op) in tape.iter().enumerate() {
             platter.play(op);
             let mut calls = origin.calls.clone();
             calls.push(nth + 1);
-            let origin = Origin {
-                followed: followed(Some(op), true),
-                calls,
-                // What the first crash has left is taken for durable: the second takes only what recovery has done.
-                crash: origin.crash,
-                known: Known { ms: origin.known.ms + 1000, ..origin.known },
-            };
-            let word = self.chance.word();
-            let torn = platter.tear(Tear::Any, &mut self.chance, |nth| word >> (nth % 64) & 1 == 1);
-            for image in [platter.cut(|_| false), cut_by_chance(&platter, &mut self.chance), torn] {
+            let known = Known { ms: origin.known.ms + 1000, ..origin.known };
+            let followed = followed(Some(op), true);
+            let again = Origin { followed, calls, crash: Crash::PowerCut, known };
+            if origin.crash == Crash::Kill {
+                self.look(platter.killed(), Some(&platter), &Origin { crash: Crash::Kill, ..again.clone() });
+            }
+            let chance = &mut self.chance;
+            let torn = torn_by_chance(&platter, Tear::Any, chance);
+            for image in [platter.cut(|_| false), cut_by_chance(&platter, chance), torn] {
                 if self.is_done() {
                     return;
                 }
-                self.look(image, &origin);
+                self.look(image, None, &again);
             }
         }
     }
@@ -314,6 +316,11 @@ fn cut_by_chance(platter: &Platter, chance: &mut Chance) -> Image {
     platter.cut(|nth| word >> (nth % 64) & 1 == 1)
 }
 
+fn torn_by_chance(platter: &Platter, tear: Tear, chance: &mut Chance) -> Image {
+    let word = chance.word();
+    platter.tear(tear, chance, |nth| word >> (nth % 64) & 1 == 1)
+}
+
 /// The text of an assertion that has failed.
 fn said(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
@@ -327,6 +334,7 @@ fn weight(op: &Op) -> usize {
         (Act::Write { .. } | Act::Sync { .. }, "segment") => 2,
         (Act::Write { .. } | Act::Sync { .. }, "next segment") => 1,
         (_, "export") => 1,
+        (Act::Rename { .. } | Act::Remove | Act::SyncDir | Act::Truncate { .. }, _) => 12,
         _ => 4,
     }
 }
@@ -369,12 +377,12 @@ struct Checked {
 /// Recovers an image, reads everything, recovers again, goes on, and recovers once more. The text says what is wrong.
 fn check(
     config: &StoreConfig,
-    image: &Image,
+    base: &Platter,
     known: &Known,
     events: &[Event],
     promised: u64,
 ) -> Result<Checked, String> {
-    let disk = TapeDisk::new(image.clone());
+    let disk = TapeDisk::numbering(base.killed(), base.next_file());
     let opened = |ms: u64| Store::open(disk.clone(), config.clone(), story::at(known.ms + ms));
     let refused = |error: OpenError| format!("refused, although any crash may leave this: {error}");
     let (store, recovered) = opened(1000).map_err(refused)?;
@@ -405,8 +413,7 @@ fn check(
     let mut later: Vec<Event> = events.iter().filter(|event| event.end <= end).cloned().collect();
     go_on(&mut store, known.ms + 2000, &mut later)?;
     drop(store);
-    let platter = Platter::behind(image.clone(), &disk.tape());
-    let disk = TapeDisk::new(platter.cut(|_| false));
+    let disk = TapeDisk::new(base.clone().behind(&disk.tape()).cut(|_| false));
     let third = Store::open(disk, config.clone(), story::at(known.ms + 9000));
     let (store, last) = third.map_err(|error| format!("refused after it went on: {error}"))?;
     if later.last().is_some_and(|event| event.end > last.end.0) {

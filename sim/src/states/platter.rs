@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A disk as its calls leave it, one after the other.
+#[derive(Clone)]
 pub(super) struct Platter {
     /// Names that nothing takes away any more.
     durable: BTreeMap<PathBuf, Node>,
@@ -20,12 +21,14 @@ pub(super) struct Platter {
 }
 
 /// A change that may survive or not, whatever becomes of the others.
+#[derive(Clone)]
 struct Change {
     /// Counts up.
     nth: u32,
     what: What,
 }
 
+#[derive(Clone)]
 enum What {
     /// A name came, or went; of a rename either may be durable alone.
     Name { path: PathBuf, node: Option<Node> },
@@ -33,6 +36,7 @@ enum What {
     Data { file: usize },
 }
 
+#[derive(Clone)]
 struct Kept {
     durable: Arc<Content>,
     live: Arc<Content>,
@@ -69,11 +73,15 @@ impl Platter {
         Self { durable: image.names.clone(), live: image.names, files, pending: Vec::new(), made: 0 }
     }
 
-    /// A disk behind all these calls.
-    pub(super) fn behind(image: Image, tape: &[Op]) -> Self {
-        let mut platter = Self::new(image);
-        tape.iter().for_each(|op| platter.play(op));
-        platter
+    /// The disk behind all these calls.
+    pub(super) fn behind(mut self, tape: &[Op]) -> Self {
+        tape.iter().for_each(|op| self.play(op));
+        self
+    }
+
+    /// The number that no file has had yet.
+    pub(super) fn next_file(&self) -> usize {
+        self.files.keys().next_back().map_or(0, |last| last + 1)
     }
 
     /// The next call.
@@ -162,17 +170,6 @@ impl Platter {
     /// Everything that was written: what a killed process leaves.
     pub(super) fn killed(&self) -> Image {
         Image::new(self.live.clone(), |file| Arc::clone(&self.files[&file].live))
-    }
-
-    /// As `killed`, in the middle of a write that comes next: only its first `bytes` have been taken.
-    pub(super) fn killed_in(&self, next: &Op, bytes: usize) -> Image {
-        let mut image = self.killed();
-        if let Act::Write { file, at, bytes: all } = &next.act
-            && let Some(content) = image.files.get_mut(file)
-        {
-            Arc::make_mut(content).write(*at, &all[..bytes.min(all.len())]);
-        }
-        image
     }
 
     /// What a power cut leaves when these changes survive, each whole.
@@ -296,7 +293,7 @@ mod tests {
     fn outcomes(story: impl Fn(&TapeDisk), tear: bool) -> Vec<String> {
         let disk = TapeDisk::new(start());
         story(&disk);
-        let platter = Platter::behind(start(), &disk.tape());
+        let platter = Platter::new(start()).behind(&disk.tape());
         let mut chance = Chance::new(1);
         let images = (0..64usize).map(|mask| match tear {
             false => platter.cut(|nth| mask >> nth & 1 == 1),
@@ -369,12 +366,15 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_keeps_everything_and_takes_at_most_the_rest_of_a_write() {
+    fn a_kill_keeps_everything_and_the_next_power_cut_may_still_take_it() {
         let disk = TapeDisk::new(start());
         open(&disk).write_at(0, &[b'n'; 1024]).unwrap();
-        let tape = disk.tape();
-        assert_eq!(said(&Platter::behind(start(), &tape).killed()), "f=nn");
-        assert_eq!(said(&Platter::new(start()).killed_in(&tape[0], 512)), "f=no");
+        let killed = Platter::new(start()).behind(&disk.tape());
+        assert_eq!(said(&killed.killed()), "f=nn");
+        let next = TapeDisk::numbering(killed.killed(), killed.next_file());
+        next.create(Path::new("d/g"), 0).unwrap();
+        let later = killed.behind(&next.tape());
+        assert_eq!((said(&later.killed()), said(&later.cut(|_| false))), ("f=nn g=".into(), "f=oo".into()));
     }
 
     #[test]

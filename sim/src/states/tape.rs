@@ -64,6 +64,11 @@ impl TapeDisk {
     /// A disk that holds this, and whose tape is empty.
     pub(super) fn new(image: Image) -> Self {
         let next_file = image.files.keys().next_back().map_or(0, |last| last + 1);
+        Self::numbering(image, next_file)
+    }
+
+    /// The same; the next file that is made has this number.
+    pub(super) fn numbering(image: Image, next_file: usize) -> Self {
         Self(Arc::new(Mutex::new(State { image, next_file, tape: Vec::new() })))
     }
 
