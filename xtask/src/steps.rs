@@ -222,7 +222,7 @@ const OF_STATES: [&str; 8] = [
 /// Planted bugs that damage at rest must show.
 const OF_ROT: [&str; 1] = ["damaged-snapshot-believed"];
 /// Those of them that the simulated world meets too seldom.
-const ELSEWHERE: [&str; 2] = ["recovery-trusts-names", "damaged-snapshot-believed"];
+const ELSEWHERE: [&str; 1] = ["damaged-snapshot-believed"];
 
 /// One store, its calls to the disk, and all that may become of them.
 fn at_rest(tally: &mut Tally, sizes: &Sizes) -> Result<()> {

@@ -5,7 +5,9 @@ use super::tape::TapeDisk;
 use keepmq_protocol::body::TagFilter;
 use keepmq_protocol::record::decode_unchecked;
 use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset};
-use keepmq_store::{Limits, LogReader, MetaRecord, QueueView, ReadError, ReadPlan, Recovered, Selection, Served, Store};
+use keepmq_store::{
+    Limits, LogReader, MetaRecord, QueueView, ReadError, ReadPlan, Recovered, Selection, Served, Store,
+};
 
 /// What was found in a store.
 #[derive(Debug, Default)]
@@ -14,10 +16,8 @@ pub(super) struct Audit {
     pub(super) wrong: Option<String>,
     /// Errors that readers were told.
     pub(super) errors: Vec<String>,
-    /// The messages at these places were not shown, and an error said so: topic, queue, offset.
+    /// Messages that were not shown, and an error said so.
     pub(super) withheld: u64,
-    /// Messages that were read and are right.
-    pub(super) right: u64,
 }
 
 const MANY: Limits = Limits { messages: 64, bytes: 1 << 20, scanned: 800 };
@@ -122,13 +122,15 @@ impl Audit {
             for (offset, body, of) in read {
                 let wanted = expected.next().map(|(nth, body, event)| (nth, body.as_ref(), event.at));
                 if wanted != Some((offset, &body[..], of)) {
-                    let wanted = wanted.map(|(nth, _, at)| (nth, at));
+                    let (wanted, len) = (wanted.map(|(nth, _, at)| (nth, at)), body.len());
                     self.blame(|| {
-                        format!("queue {queue} of {name} shows at {next} message {offset}, written at {of}, of {} bytes; wanted is {wanted:?}", body.len())
+                        format!(
+                            "queue {queue} of {name} shows at {next} message {offset}, written at {of}, of {len} bytes; \
+                             wanted is {wanted:?}"
+                        )
                     });
                     return;
                 }
-                self.right += 1;
                 next = offset + 1;
             }
         }
@@ -159,7 +161,9 @@ impl Audit {
                             };
                             if (record.topic, record.queue_id) != (topic, queue) {
                                 let (other, id) = (record.topic, record.queue_id);
-                                self.blame(|| format!("queue {queue} of {topic} shows a message of queue {id} of {other}"));
+                                self.blame(|| {
+                                    format!("queue {queue} of {topic} shows a message of queue {id} of {other}")
+                                });
                             }
                             messages.push((record.queue_offset.0, record.body.to_vec(), record.at.0));
                             piece = &piece[record.bytes.len()..];
@@ -201,7 +205,9 @@ impl Audit {
         let behind = metas.get(in_tables..);
         if !behind.is_some_and(|behind| behind.len() == replayed.len() && behind.iter().zip(&replayed).all(same)) {
             let (all, replayed) = (metas.len(), replayed.len());
-            self.blame(|| format!("{in_tables} metadata records in the snapshot and {replayed} behind it: {all} were written"));
+            self.blame(|| {
+                format!("{in_tables} metadata records in the snapshot and {replayed} behind it: {all} were written")
+            });
         }
     }
 

@@ -178,7 +178,8 @@ impl Image {
     pub(super) fn hash(&self) -> u64 {
         self.names.iter().fold(0, |hash, (path, node)| {
             let (words, rest) = path.as_os_str().as_encoded_bytes().as_chunks();
-            let hash = words.iter().fold(mix(hash, rest.len() as u64), |hash, word| mix(hash, u64::from_be_bytes(*word)));
+            let hash =
+                words.iter().fold(mix(hash, rest.len() as u64), |hash, word| mix(hash, u64::from_be_bytes(*word)));
             let hash = rest.iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
             match node {
                 Node::Dir => mix(hash, 1),

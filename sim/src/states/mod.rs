@@ -91,13 +91,8 @@ pub fn states(seed: u64, budget: usize) -> StatesReport {
             return report;
         }
     };
-    let mut search = Search {
-        story: &story,
-        chance: Chance::new(seed ^ 0xA11CE),
-        seen: BTreeMap::new(),
-        budget,
-        report,
-    };
+    let mut search =
+        Search { story: &story, chance: Chance::new(seed ^ 0xA11CE), seen: BTreeMap::new(), budget, report };
     for _ in 0..ROUNDS {
         if search.is_done() {
             break;
@@ -249,7 +244,12 @@ impl Search<'_> {
         };
         self.seen.insert(hash, found.end);
         self.count(origin, &found, events);
-        let worth = if found.cut > 0 || found.truncated { 12 } else { 60 };
+        // Recoveries that have something to mend or to make durable are interrupted more often than others.
+        let worth = match still {
+            Some(still) if still.pending() > 0 => 6,
+            _ if found.cut > 0 || found.truncated => 12,
+            _ => 60,
+        };
         if origin.calls.len() <= DEPTH && self.chance.one_in(worth * origin.calls.len() as u64) {
             self.interrupt(base, &found.tape, origin);
         }
@@ -286,7 +286,10 @@ impl Search<'_> {
     fn count(&mut self, origin: &Origin, found: &Checked, events: &[Event]) {
         *self.report.followed.entry(origin.followed.clone()).or_default() += 1;
         let known = &origin.known;
-        let in_batch = |event: &Event| matches!(event.what, What::Message { batch: (from, to), .. } if from == found.end && to > event.end);
+        let in_batch = |event: &Event| match event.what {
+            What::Message { batch: (from, to), .. } => from == found.end && to > event.end,
+            What::Meta(_) => false,
+        };
         let happened = [
             (ROLL, has(&origin.followed, &["rename to segment", "sync folder of segments"])),
             (CHECKPOINT, has(&origin.followed, &["write checkpoint", "write block file", "sync block file"])),

@@ -259,7 +259,8 @@ impl Kept {
         for index in from / super::image::SECTOR..to.div_ceil(super::image::SECTOR) {
             let now = self.live.sector(index);
             let durable = self.durable.sector(index);
-            let before = self.versions.get(&index).and_then(|versions| versions.last()).map_or(&durable, |(_, held)| held);
+            let before =
+                self.versions.get(&index).and_then(|versions| versions.last()).map_or(&durable, |(_, held)| held);
             if !same(before, &now) {
                 self.versions.entry(index).or_default().push((nth, now));
             }

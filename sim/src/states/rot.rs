@@ -104,7 +104,8 @@ struct Sound<'s> {
 /// The first file that is not what it was, of those that cannot be made again: who refuses a store leaves it to be looked at.
 fn changed(before: &Image, after: &Image) -> Option<PathBuf> {
     let bytes = |image: &Image, path: &Path| image.file(path).map(|content| content.bytes());
-    let is_primary = |path: &Path| FAMILIES.iter().any(|family| *family != INDEX && path.to_string_lossy().starts_with(family));
+    let is_primary =
+        |path: &Path| FAMILIES.iter().any(|family| *family != INDEX && path.to_string_lossy().starts_with(family));
     let mut paths = before.names.keys().filter(|path| is_primary(path) && path.extension().is_none());
     paths.find(|path| bytes(before, path) != bytes(after, path)).cloned()
 }
@@ -286,8 +287,7 @@ impl<'s> Sound<'s> {
 
     /// What was appended to a damaged store is kept like everything else, or the store is refused.
     fn open_again(&self, image: Image, events: &[Event]) -> Result<(), String> {
-        let opened =
-            Store::open(TapeDisk::new(image), self.story.config.clone(), story::at(self.ms + 9000));
+        let opened = Store::open(TapeDisk::new(image), self.story.config.clone(), story::at(self.ms + 9000));
         let Ok((store, recovered)) = opened else { return Ok(()) };
         if events.last().is_some_and(|event| event.end > recovered.end.0) {
             return Err(format!("what it took after the damage is gone: the log ends at {}", recovered.end));

@@ -5,9 +5,7 @@ use super::tape::TapeDisk;
 use bytes::Bytes;
 use keepmq_protocol::body::{SubscriptionGroup, TopicConfig};
 use keepmq_protocol::record::{Draft, crc};
-use keepmq_store::{
-    AppendError, Appended, Flush, Job, MetaRecord, OffsetCommit, Recovered, Store, StoreConfig,
-};
+use keepmq_store::{AppendError, Appended, Flush, Job, MetaRecord, OffsetCommit, Recovered, Store, StoreConfig};
 use keepmq_world::{Chance, Mono, Now, Timestamp};
 use std::time::Duration;
 

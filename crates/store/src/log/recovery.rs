@@ -245,6 +245,11 @@ fn whose<D: Disk>(
                 todo: "Correct brokerName, brokerClusterName or storePathRootDir".to_owned(),
             });
         }
+        // A start that was killed may have given it its name and no more. The log must not become durable before it: without it
+        // the log would be taken for somebody else's.
+        for folder in ["", OWN_DIR] {
+            files.sync_dir(Path::new(folder))?;
+        }
         return Ok(identity);
     }
     let is_ours = |name: &PathBuf| {
