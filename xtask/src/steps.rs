@@ -161,7 +161,7 @@ fn build_sim(tally: &mut Tally, step: &str) -> Result<bool> {
 /// Lets the simulator check one thing.
 fn play(tally: &mut Tally, what: &str, words: &str) -> Result<()> {
     let began = Instant::now();
-    match quiet(command(&target().join("sim/keepmq-sim")).args(words.split_whitespace()))? {
+    match quiet(command(target().join("sim/keepmq-sim")).args(words.split_whitespace()))? {
         Ok(()) => tally.pass(what, Some(began.elapsed())),
         Err(why) => tally.fail(what, &why),
     }

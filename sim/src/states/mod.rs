@@ -161,15 +161,15 @@ impl Search<'_> {
                 known: self.story.known[calls],
             };
             let enough = self.seen.len() + quota;
-            self.look(platter.killed(), Some(&platter), &Origin { crash: Crash::Kill, ..origin.clone() });
+            self.look(&platter.killed(), Some(&platter), &Origin { crash: Crash::Kill, ..origin.clone() });
             if let Some(within) = tape.get(calls).and_then(|next| self.within(&platter, next)) {
-                self.look(within.killed(), Some(&within), &Origin { crash: Crash::Kill, ..origin.clone() });
+                self.look(&within.killed(), Some(&within), &Origin { crash: Crash::Kill, ..origin.clone() });
             }
             for image in self.cuts(&platter) {
                 if self.is_done() || self.seen.len() >= enough {
                     break;
                 }
-                self.look(image, None, &origin);
+                self.look(&image, None, &origin);
             }
             if self.is_done() {
                 return;
@@ -220,7 +220,7 @@ impl Search<'_> {
     }
 
     /// Recovers an image, unless that has been done. Behind a kill, `still` knows what of it is not durable yet.
-    fn look(&mut self, image: Image, still: Option<&Platter>, origin: &Origin) {
+    fn look(&mut self, image: &Image, still: Option<&Platter>, origin: &Origin) {
         let promised = match origin.crash {
             Crash::Kill => origin.known.against_kill,
             Crash::PowerCut => origin.known.against_cut,
@@ -265,7 +265,7 @@ impl Search<'_> {
             let followed = followed(Some(op), true);
             let again = Origin { followed, calls, crash: Crash::PowerCut, known };
             if origin.crash == Crash::Kill {
-                self.look(platter.killed(), Some(&platter), &Origin { crash: Crash::Kill, ..again.clone() });
+                self.look(&platter.killed(), Some(&platter), &Origin { crash: Crash::Kill, ..again.clone() });
             }
             let chance = &mut self.chance;
             let torn = torn_by_chance(&platter, Tear::Any, chance);
@@ -273,7 +273,7 @@ impl Search<'_> {
                 if self.is_done() {
                     return;
                 }
-                self.look(image, None, &again);
+                self.look(&image, None, &again);
             }
         }
     }

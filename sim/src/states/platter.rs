@@ -363,7 +363,7 @@ mod tests {
         };
         assert_eq!(outcomes(in_lost_folder, false), ["f=oo", "f=oo x="]);
         let cut = |disk: &TapeDisk| open(disk).truncate(512).unwrap();
-        assert_eq!(outcomes(cut, true), ["f=o", "f=oo"]);
+        assert_eq!(outcomes(cut, true), ["f=o", "f=o0", "f=oo"]);
     }
 
     #[test]

@@ -131,6 +131,26 @@ fn damage_below_the_durable_mark_is_refused_and_above_it_when_records_stand_far_
 }
 
 #[test]
+fn damage_below_a_snapshot_is_refused_before_anything_is_erased() {
+    let mut rig = Rig::new(config());
+    rig.put("T", b"one");
+    rig.settle();
+    rig.wait(1000);
+    rig.settle();
+    // The snapshot comes before the next mark does.
+    let damaged = rig.put("T", &body(1, 900));
+    rig.put("T", &body(2, 900));
+    rig.settle();
+    rig.store.save(b"tables".to_vec());
+    rig.settle();
+    rig.disk.rot(FIRST, |bytes| bytes[damaged.at.0 as usize + 200] ^= 1);
+    let before = rig.disk.bytes(FIRST);
+    let text = refused(&rig.disk, config());
+    assert!(text.contains("was durable"), "{text}");
+    assert!(rig.disk.bytes(FIRST) == before, "the damaged record and the one behind it are still there");
+}
+
+#[test]
 fn somebody_elses_store_is_refused() {
     let (disk, _) = several_segments();
     let text = refused(&disk, StoreConfig { broker: "broker-b".into(), ..config() });
