@@ -7,6 +7,8 @@
 //! - [`run`] runs one seed and gives its [`Report`]: the hash of everything that happened, how often [`RARE`] things did,
 //!   and the [`Violation`] that a checker has found, if any.
 //!
+//! - [`states`] enumerates what a power cut may leave of a store, call by call, and [`rot`] damages it at rest.
+//!
 //! A checker has a name. `kept-not-lost`, `log-is-prefix`, `log-unreadable`, `erased`, `batch-whole`, `dense`, `seen-then-gone`,
 //! `retention`, `open` look at a store each time it is opened again; `visible`, `order`, `bad-bytes`, `offset-reused`, `position-reused`,
 //! `timeout-place`, `offset-kept`, `one-answer`, `right-answer`, `codec`, `call`, `exit`, `read`, `woken`, `timely`, `notice`,
@@ -27,12 +29,14 @@ mod name_node;
 mod net;
 mod register;
 mod stage;
+mod states;
 mod trace;
 mod universe;
 mod workload;
 mod world;
 
 pub use stage::Violation;
+pub use states::{CLASSES, RotReport, SOMETIMES, StatesReport, rot, states};
 pub use trace::{Counts, OF_CLIENTS, RARE};
 pub use universe::Report;
 

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod crash_verbs;
+
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use keepmq_sim::{Kind, OF_CLIENTS, RARE, Report, Violation};
@@ -37,6 +39,10 @@ enum Verb {
         #[arg(long)]
         trace: bool,
     },
+    /// Enumerates what a power cut may leave of a store, and recovers each.
+    States(crash_verbs::States),
+    /// Damages stores at rest: what is wrong must be told, never served.
+    Rot(crash_verbs::Rot),
     /// Runs some seeds of an earlier run again: the same hashes must come out.
     Check {
         /// A file that `run --results` has written.
@@ -122,6 +128,8 @@ fn main() -> ExitCode {
     let done = match Command::parse().verb {
         Verb::Run(run) => run.run(),
         Verb::Replay { seed, world, trace } => replay(kind(world), seed, trace),
+        Verb::States(states) => states.run(),
+        Verb::Rot(rot) => rot.run(),
         Verb::Check { file } => check(&file),
     };
     match done {

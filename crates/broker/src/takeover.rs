@@ -164,7 +164,7 @@ fn refuse_other_kinds(beside: &Beside) -> Result<(), TakeoverError> {
     }
     let filled = |path: &'static str, table: &str| -> Result<bool, TakeoverError> {
         let Some(bytes) = beside.files.get(path).filter(|bytes| !bytes.is_empty()) else { return Ok(false) };
-        let value = json::read(bytes).map_err(|error| damaged(path, error))?;
+        let value = json::read(bytes).map_err(|error| damaged(path, &error))?;
         Ok(value[table].as_object().is_some_and(|entries| !entries.is_empty()))
     };
     if filled(LMQ, "lmqOffsetTable")? || beside.ends.iter().any(|end| end.topic.starts_with("%LMQ%")) {
@@ -242,19 +242,19 @@ fn records(
 ) -> Result<Vec<MetaRecord>, TakeoverError> {
     let mut records = Vec::new();
     for (name, topic) in topics.topic_config_table {
-        Topic::check(&name).map_err(|error| damaged(TOPICS, error))?;
+        Topic::check(&name).map_err(|error| damaged(TOPICS, &error))?;
         records.push(MetaRecord::Topic(TopicConfig { topic_name: name, ..topic }));
     }
     for (name, group) in groups.subscription_group_table {
-        ConsumerGroup::check(&name).map_err(|error| damaged(GROUPS, error))?;
+        ConsumerGroup::check(&name).map_err(|error| damaged(GROUPS, &error))?;
         records.push(MetaRecord::Group(SubscriptionGroup { group_name: name, ..group }));
     }
     let mut commits = Vec::new();
     for (key, queues) in offsets.offset_table {
         let (topic, group) =
-            key.split_once('@').ok_or_else(|| damaged(OFFSETS, format!("{key:?} is no topic@group")))?;
-        Topic::check(topic).map_err(|error| damaged(OFFSETS, error))?;
-        ConsumerGroup::check(group).map_err(|error| damaged(OFFSETS, error))?;
+            key.split_once('@').ok_or_else(|| damaged(OFFSETS, &format!("{key:?} is no topic@group")))?;
+        Topic::check(topic).map_err(|error| damaged(OFFSETS, &error))?;
+        ConsumerGroup::check(group).map_err(|error| damaged(OFFSETS, &error))?;
         let commit =
             |(queue_id, offset)| OffsetCommit { group: group.to_owned(), topic: topic.to_owned(), queue_id, offset };
         commits.extend(queues.into_iter().map(commit));
@@ -266,14 +266,14 @@ fn records(
 }
 
 fn read<T: DeserializeOwned>(beside: &Beside, path: &'static str) -> Result<T, TakeoverError> {
-    let bytes = beside.files.get(path).ok_or_else(|| damaged(path, "it is missing"))?;
+    let bytes = beside.files.get(path).ok_or_else(|| damaged(path, &"it is missing"))?;
     if bytes.is_empty() {
-        return Err(damaged(path, "it is empty"));
+        return Err(damaged(path, &"it is empty"));
     }
-    json::parse(bytes).map_err(|error| damaged(path, error))
+    json::parse(bytes).map_err(|error| damaged(path, &error))
 }
 
-fn damaged(path: &'static str, what: impl ToString) -> TakeoverError {
+fn damaged(path: &'static str, what: &impl ToString) -> TakeoverError {
     TakeoverError::Damaged { path, what: what.to_string() }
 }
 
@@ -376,7 +376,7 @@ mod tests {
         assert_eq!(take_over(&known, false), Ok(Vec::new()));
         let emptied = [TOPICS, GROUPS, OFFSETS].map(|path| (path, Vec::new())).into();
         assert_eq!(
-            take_over(&Beside { files: emptied, ..known.clone() }, false),
+            take_over(&Beside { files: emptied, ..known }, false),
             Ok(Vec::new()),
             "they are exported again"
         );

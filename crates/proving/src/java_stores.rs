@@ -204,14 +204,14 @@ fn fill(broker: SocketAddr, by: &str) -> Result<()> {
             let queue = i32::try_from(left)? % queues;
             let body = format!("{topic} {left} {by} {}", "x".repeat(1_500)).into_bytes();
             let mut properties = unique_key(left as u64);
-            message::push(&mut properties, property::TAGS, if left % 2 == 0 { "even" } else { "odd" });
+            message::push(&mut properties, property::TAGS, if left.is_multiple_of(2) { "even" } else { "odd" });
             let count = if topic == "Batches" { left.min(5) } else { 1 };
             let request = if count == 1 {
                 send_request(topic, queue, &body, &properties)
             } else {
                 let mut items = Vec::new();
                 (0..count).for_each(|_| {
-                    push_batch_item(&mut items, &BatchItem { flag: 0, body: &body, properties: &properties })
+                    push_batch_item(&mut items, &BatchItem { flag: 0, body: &body, properties: &properties });
                 });
                 let places = sent(&client.must(&batch_request(topic, queue, &items))?)?;
                 ensure!(places.len() == count, "a batch of {count} was given {} places", places.len());

@@ -27,7 +27,7 @@ const WAIT: Duration = Duration::from_millis(50);
 pub(crate) fn run(setup: &mut BrokerSetup, disk: &OsDisk) -> Result<(), Failure> {
     let root = disk.root();
     let beside = look(root).map_err(|error| unread(root, &error))?;
-    let records = take_over(&beside, setup.store.adopt).map_err(|error| refused(root, error))?;
+    let records = take_over(&beside, setup.store.adopt).map_err(|error| refused(root, &error))?;
     if records.is_empty() {
         return Ok(());
     }
@@ -212,7 +212,7 @@ fn unread(root: &Path, error: &io::Error) -> Failure {
     Failure::new(ExitCode::Io, Problem::new(title, error.to_string(), why, remedy))
 }
 
-fn refused(root: &Path, error: TakeoverError) -> Failure {
+fn refused(root: &Path, error: &TakeoverError) -> Failure {
     let what = error.to_string();
     match error {
         TakeoverError::NotAsked(_) => {

@@ -248,7 +248,7 @@ impl Snapshot {
         if !fields.starts_with(SNAPSHOT_MAGIC) {
             return Err("it does not begin as a snapshot does".to_owned());
         }
-        if crc32fast::hash(fields) != u32::from_be_bytes(*crc) {
+        if crc32fast::hash(fields) != u32::from_be_bytes(*crc) && !keepmq_world::planted!("damaged-snapshot-believed") {
             return Err(format!("the checksum over its {} bytes is wrong", bytes.len()));
         }
         from.take(SNAPSHOT_MAGIC.len())?;

@@ -284,7 +284,7 @@ impl<D: Disk> Store<D> {
     fn next_slot(&self, log_min: u64) -> (Slot, [Step; 2]) {
         let slot = Slot {
             sequence: self.upkeep.slot.sequence + 1,
-            durable: self.log.synced,
+            durable: if keepmq_world::planted!("mark-ahead-of-log") { self.log.appended() } else { self.log.synced },
             log_min,
             zeroed: self.upkeep.zeroed.last,
             stored: self.log.last_stored.0,

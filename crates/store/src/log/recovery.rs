@@ -36,6 +36,8 @@ pub(crate) struct Restored<D: Disk> {
     pub(crate) recovered: Recovered,
 }
 
+/// Fewest bytes of a segment.
+const SEGMENT_MIN: u64 = 64 << 10;
 /// What a metadata record has, about: how much lies behind a snapshot needs no exact answer.
 const META_RECORD_BYTES: u64 = 256;
 /// A block file is this part of a segment: with segments of 1 GiB, 64 MiB.
@@ -78,10 +80,17 @@ pub(crate) fn restore<D: Disk>(
     // A killed process may have made, renamed or removed names without syncing their folder: they are there, and a power cut
     // could still take them back. Nothing is built on them before they are durable.
     for folder in ["", OWN_DIR, LOG_DIR] {
-        files.sync_dir(Path::new(folder))?;
+        if !keepmq_world::planted!("recovery-trusts-names") {
+            files.sync_dir(Path::new(folder))?;
+        }
     }
     let slot = known.unwrap_or_default();
+    if bases.first().is_some_and(|first| *first < slot.log_min) {
+        // A killed process may have written the mark without a sync. It must be durable before what it lets go is removed.
+        write_checkpoint(&files, &identity, slot, true)?;
+    }
     check_segments(&files, config, &mut bases, known.map(|slot| slot.log_min))?;
+    check_places(&files, &bases)?;
     let log_min = bases[0];
     files.set_min(log_min);
 
@@ -110,15 +119,14 @@ pub(crate) fn restore<D: Disk>(
         scanned: 0,
         foreign: false,
     };
-    // The index never names what was not synced, so it says as much as the mark does.
-    let durable = slot.durable.max(indexed);
-    let snapshot_at = snapshot.as_ref().map_or(0, |snapshot| snapshot.at);
+    // Index and snapshot never name what was not synced, so they say as much as the mark does.
+    let durable = slot.durable.max(indexed).max(snapshot.as_ref().map_or(0, |snapshot| snapshot.at));
     let log = Extent { bases: &bases, last: bases[bases.len() - 1], from: indexed, durable };
     let (end, cut) = rebuild.scan(&mut files, log, progress)?;
-    if end < snapshot_at || end < durable {
+    if end < durable {
         return Err(damaged(
             &segment_path(files.base(end)),
-            format!("the log ends at {end}, but everything before {} was durable", durable.max(snapshot_at)),
+            format!("the log ends at {end}, but everything before {durable} was durable"),
         ));
     }
     if let (Some(_), Some(snapshot)) = (&damage, &snapshot) {
@@ -181,7 +189,7 @@ pub(crate) fn restore<D: Disk>(
 }
 
 fn check(config: &StoreConfig) -> Result<(), OpenError> {
-    if !(64 << 10..=i32::MAX as u64).contains(&config.segment_bytes) {
+    if !(SEGMENT_MIN..=i32::MAX as u64).contains(&config.segment_bytes) {
         return Err(OpenError::Config(format!(
             "mappedFileSizeCommitLog is {}: it must lie between 65536 and 2147483647",
             config.segment_bytes
@@ -383,9 +391,12 @@ fn check_segments<D: Disk>(
         let path = segment_path(*base);
         let len = files.open_segment(*base)?.len().map_err(failed("read", &path))?;
         if len != size {
-            if index == 0 && len > 0 && bases.get(1).is_none_or(|next| next - base == len) {
+            let may_be_whole = len >= SEGMENT_MIN && base.is_multiple_of(len);
+            if index == 0 && may_be_whole && bases.get(1).is_none_or(|next| next - base == len) {
                 return Err(OpenError::Config(format!(
-                    "the segments of this store have {len} bytes, mappedFileSizeCommitLog says {size}: set it to {len}"
+                    "{} has {len} bytes, mappedFileSizeCommitLog says {size}: set it to {len} if the store was made with \
+                     that; if not, the file was cut short: restore it from a copy",
+                    path.display()
                 )));
             }
             return Err(damaged(&path, format!("the file has {len} bytes, a segment has {size}")));
@@ -396,6 +407,18 @@ fn check_segments<D: Disk>(
         }
         if base % size != 0 {
             return Err(damaged(&path, format!("its name is no multiple of a segment's {size} bytes")));
+        }
+    }
+    Ok(())
+}
+
+/// Each segment begins with what was written for its place. Files that were exchanged are told before anything is written:
+/// the end of the log would be looked for in the wrong one, and what stands behind it erased.
+fn check_places<D: Disk>(files: &Files<D>, bases: &[u64]) -> Result<(), OpenError> {
+    for base in bases {
+        let mut scan = Scan::head(files, *base)?;
+        if let Err(error @ RecordError::Place { .. }) = scan.item(*base)? {
+            return Err(damaged(&scan.path, format!("position {base}: {error}")));
         }
     }
     Ok(())

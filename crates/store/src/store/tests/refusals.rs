@@ -66,6 +66,30 @@ fn a_segment_of_another_length_is_refused_and_another_configured_length_is_named
     let text = refused(&disk, StoreConfig { segment_bytes: 1 << 20, ..config() });
     assert!(text.contains("set it to 65536"), "{text}");
     assert!(refused(&disk, StoreConfig { segment_bytes: 100, ..config() }).contains("mappedFileSizeCommitLog"));
+
+    // A cut file must not pass for another configuration: whoever follows that advice loses the rest.
+    let mut rig = Rig::new(config());
+    rig.put("T", b"one");
+    rig.settle();
+    rig.disk.rot(FIRST, |bytes| bytes.truncate(20_000));
+    let text = refused(&rig.disk, config());
+    assert!(text.contains(FIRST) && !text.contains("set it to"), "{text}");
+}
+
+#[test]
+fn segments_that_were_exchanged_are_refused_before_anything_is_written() {
+    let (disk, _) = several_segments();
+    let exchange = || {
+        let (second, last) = (disk.bytes(SECOND), disk.bytes(LAST));
+        disk.rot(SECOND, |bytes| bytes.clone_from(&last));
+        disk.rot(LAST, |bytes| bytes.clone_from(&second));
+    };
+    exchange();
+    let text = refused(&disk, config());
+    assert!(text.contains(LAST) || text.contains(SECOND), "{text}");
+    assert!(text.contains("was written for position"), "{text}");
+    exchange();
+    assert_eq!(Rig::open(disk, config(), at(99_000)).unwrap().bodies("T").len(), 250, "nothing was erased");
 }
 
 #[test]
@@ -104,6 +128,26 @@ fn damage_below_the_durable_mark_is_refused_and_above_it_when_records_stand_far_
     let small = StoreConfig { buffer_bytes: 4096, flush_bytes: 0, ..config() };
     let text = refused(&unmarked, small);
     assert!(text.contains("a whole record stands behind it"), "{text}");
+}
+
+#[test]
+fn damage_below_a_snapshot_is_refused_before_anything_is_erased() {
+    let mut rig = Rig::new(config());
+    rig.put("T", b"one");
+    rig.settle();
+    rig.wait(1000);
+    rig.settle();
+    // The snapshot comes before the next mark does.
+    let damaged = rig.put("T", &body(1, 900));
+    rig.put("T", &body(2, 900));
+    rig.settle();
+    rig.store.save(b"tables".to_vec());
+    rig.settle();
+    rig.disk.rot(FIRST, |bytes| bytes[damaged.at.0 as usize + 200] ^= 1);
+    let before = rig.disk.bytes(FIRST);
+    let text = refused(&rig.disk, config());
+    assert!(text.contains("was durable"), "{text}");
+    assert!(rig.disk.bytes(FIRST) == before, "the damaged record and the one behind it are still there");
 }
 
 #[test]

@@ -179,6 +179,39 @@ fn retention_interrupted_at_any_step_leaves_a_store_that_knows_where_its_queues_
 }
 
 #[test]
+fn a_killed_retention_is_ended_by_a_recovery_that_the_power_may_cut_at_any_step() {
+    let start = aged().disk;
+    for step in 0.. {
+        let mut rig = Rig::open(start.copy(), config(), at(2 * HOUR + 1000)).unwrap();
+        rig.disk.off_after(step);
+        let killed = (0..60).any(|_| {
+            rig.wait(1000);
+            if rig.store.wants_tables() {
+                rig.store.save(b"tables".to_vec());
+            }
+            rig.try_settle().is_err()
+        });
+        if !killed {
+            assert!(step > 12);
+            return;
+        }
+        for later in 0.. {
+            // What the killed process has written is there, and not durable.
+            let disk = rig.disk.copy();
+            disk.off_after(later);
+            let done = Rig::open(disk.clone(), config(), at(2 * HOUR + 90_000)).is_ok();
+            let disk = disk.after_power_cut(&mut Chance::new(step), 0);
+            let again = Rig::open(disk, config(), at(2 * HOUR + 95_000));
+            let mut again = again.unwrap_or_else(|error| panic!("step {step}, then {later}: {error}"));
+            assert_eq!(again.put("Old", b"new").queue_offset.0, 50, "step {step}, then {later}");
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
 fn a_clock_that_jumps_ahead_removes_nothing() {
     let mut rig = Rig::new(StoreConfig { keep: Duration::from_secs(3 * 3600), ..config() });
     for n in 0..140 {
