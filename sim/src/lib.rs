@@ -14,11 +14,13 @@
 #![forbid(unsafe_code)]
 
 mod broker_node;
+mod budget;
 mod checkers;
 mod decay;
 mod desk;
 mod disk;
 mod faults;
+mod fence;
 mod groups;
 mod host;
 mod kv_desk;

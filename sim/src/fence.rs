@@ -1,0 +1,105 @@
+//! What a broker owes once a call of its disk has failed: that call was the last one, nobody hears OK any more, everybody who
+//! waits hears that the outcome is unknown, and the name servers hear that it goes.
+
+use crate::disk::{Call, DiskOp};
+use crate::stage::{NodeId, Stage};
+use crate::trace::Rare;
+use keepmq_protocol::ResponseCode;
+use std::collections::BTreeSet;
+
+/// SEND_MESSAGE, SEND_MESSAGE_V2, SEND_BATCH_MESSAGE.
+const SENDS: [i32; 3] = [10, 310, 320];
+/// UPDATE_CONSUMER_OFFSET.
+const COMMIT: i32 = 15;
+/// PULL_MESSAGE, LITE_PULL_MESSAGE.
+const PULLS: [i32; 2] = [11, 361];
+
+/// Of one life of a broker.
+#[derive(Default)]
+pub(crate) struct Fence {
+    /// The call that failed.
+    failed: Option<String>,
+    heard: Heard,
+}
+
+/// Whether its core knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Heard {
+    #[default]
+    Nothing,
+    /// It has just been told, and answers those who wait.
+    Now,
+    Before,
+}
+
+pub(crate) fn is_send(code: i32) -> bool {
+    SENDS.contains(&code)
+}
+
+impl Fence {
+    /// What a job did. Behind a failed call nothing may be changed any more, whatever lane tries: a file's error is told once,
+    /// and the next sync would say that all is well.
+    pub(crate) fn watch(&mut self, stage: &mut Stage, node: NodeId, op: &DiskOp) {
+        match (&self.failed, op) {
+            (Some(failed), op) if op.changes() => {
+                stage.blame("fence", format!("{node:?} goes on with \"{op}\" although \"{failed}\""));
+            }
+            // A reader may read again.
+            (None, DiskOp::Failed(call, _)) if *call != Call::Read => self.failed = Some(op.to_string()),
+            _ => {}
+        }
+    }
+
+    /// The core hears that a job has failed. `waiting`: the codes of the requests that wait for the store.
+    pub(crate) fn hears(&mut self, stage: &mut Stage, waiting: &[i32], other_lane: bool) {
+        self.heard = Heard::Now;
+        if waiting.iter().any(|code| is_send(*code)) {
+            stage.happened(Rare::FencedWaiting);
+        }
+        if waiting.iter().any(|code| PULLS.contains(code)) {
+            stage.happened(Rare::FencedParked);
+        }
+        if other_lane {
+            stage.happened(Rare::FencedBoth);
+        }
+    }
+
+    /// Somebody is answered.
+    pub(crate) fn answered(&self, stage: &mut Stage, node: NodeId, code: i32, response_code: i32) {
+        use ResponseCode::{FlushDiskTimeout, ServiceNotAvailable, SystemBusy};
+        let may_be: &[ResponseCode] = match self.heard {
+            Heard::Nothing => return,
+            Heard::Now if is_send(code) => &[FlushDiskTimeout],
+            // One that repeats what is there already has written nothing.
+            Heard::Now if code == COMMIT => &[FlushDiskTimeout, SystemBusy],
+            Heard::Before if is_send(code) || code == COMMIT => &[ServiceNotAvailable],
+            Heard::Now | Heard::Before => return,
+        };
+        if !may_be.iter().any(|code| *code as i32 == response_code) {
+            let what =
+                format!("{node:?} answers a {code} with {response_code} when its disk has failed, not {may_be:?}");
+            stage.blame("fence", what);
+        }
+    }
+
+    /// The core has said what it has to say. `waiting`: who has no answer yet; `left`: the name servers that it takes leave of.
+    pub(crate) fn has_told(
+        &mut self,
+        stage: &mut Stage,
+        node: NodeId,
+        waiting: &[i32],
+        left: &BTreeSet<String>,
+        name_servers: &[String],
+    ) {
+        self.heard = Heard::Before;
+        if !waiting.is_empty() {
+            stage.blame(
+                "fence",
+                format!("the disk of {node:?} has failed, and nobody tells those who wait: {waiting:?}"),
+            );
+        }
+        if let Some(one) = name_servers.iter().find(|one| !left.contains(*one)) {
+            stage.blame("fence", format!("the disk of {node:?} has failed, and name server {one} does not hear of it"));
+        }
+    }
+}
