@@ -485,7 +485,7 @@ impl BrokerNode {
                 _ => {}
             }
             self.fence.watch(stage, self.node, op);
-            lent.books.shelves[self.node.0].watch(stage, op, stage_wall(stage, self.skew));
+            lent.books.shelves[self.node.0].watch(stage, op);
         }
     }
 
@@ -516,7 +516,7 @@ impl BrokerNode {
         self.disk.take_ops(&mut ops);
         for op in &ops {
             lent.stage.line(format_args!("disk: {op}"));
-            lent.books.shelves[self.node.0].watch(lent.stage, op, now.wall.0);
+            lent.books.shelves[self.node.0].watch(lent.stage, op);
         }
         let (store, recovered) = match opened {
             Ok(opened) if !self.disk.fuse_blown() => opened,
@@ -750,7 +750,7 @@ impl BrokerNode {
 
     /// What its clock says.
     pub(crate) fn wall(&self, stage: &Stage) -> i64 {
-        stage_wall(stage, self.skew)
+        stage.clocks(self.skew).wall.0
     }
 
     /// Whether it was refused space at some time.
@@ -762,8 +762,4 @@ impl BrokerNode {
     pub(crate) fn knows(&self, topic: &str) -> bool {
         (0..QUEUES).any(|queue| key(topic, queue).and_then(|queue| self.bounds(queue)).is_some())
     }
-}
-
-fn stage_wall(stage: &Stage, skew: i64) -> i64 {
-    stage.clocks(skew).wall.0
 }

@@ -5,7 +5,7 @@ use crate::disk::{Call, DiskOp, SimDisk};
 use crate::groups::Groups;
 use crate::net::LinkId;
 use crate::register::{Question, Register};
-use crate::stage::{MILLI, Stage};
+use crate::stage::Stage;
 use crate::trace::Rare;
 use crate::workload::TOPICS;
 use keepmq_ledger::{Answer, Entry, Finding, Ledger};
@@ -76,7 +76,6 @@ pub(crate) struct Shelf {
     before: Option<Before>,
     /// Queues from which retention has taken everything.
     emptied: BTreeMap<QueueKey, u64>,
-    latest_wall: i64,
     /// Losses that the contract allows: what processes up to this life said of positions from here on is void.
     void: Vec<(u32, u64)>,
 }
@@ -403,39 +402,33 @@ impl Shelf {
             started: 0,
             before: None,
             emptied: BTreeMap::new(),
-            latest_wall: i64::MIN,
             void: Vec::new(),
         }
     }
 
     /// What the disk was asked to do. Retention takes only what is old enough.
-    pub(crate) fn watch(&mut self, stage: &mut Stage, op: &DiskOp, wall: i64) {
-        self.latest_wall = self.latest_wall.max(wall);
+    pub(crate) fn watch(&mut self, stage: &mut Stage, op: &DiskOp) {
         match op {
             DiskOp::Failed(Call::Sync, _) => self.failed_sync = true,
             DiskOp::Remove(path, content) => {
                 let name = path.strip_prefix("commitlog/").and_then(|name| name.parse::<u64>().ok());
                 let Some(start) = name else { return };
-                let mut newest = None;
-                let end = start + content.len() as u64;
-                walk(start, content, start, end, |record| newest = Some(record.stored.0));
-                let Some(newest) = newest else { return };
+                let (mut newest, end) = (None, start + content.len() as u64);
+                walk(start, content, start, end, |record| {
+                    // Clients have good clocks: whatever the broker's says, nothing is older than that.
+                    if key(record.topic, record.queue_id).is_some() {
+                        newest = newest.max(Some(record.born_at));
+                    }
+                });
                 if self.before.is_some() {
                     // Recovery drops segments behind a torn tail.
                     return;
                 }
+                let Some(newest) = newest else { return };
                 stage.happened(Rare::SegmentRemoved);
-                let keep = i64::try_from(self.keep_ms).unwrap_or(i64::MAX);
-                if stage.now / MILLI < self.keep_ms {
-                    // Whatever any clock says: nothing is older than the universe.
-                    let (age, step) = (stage.now / MILLI, self.latest_wall - newest);
-                    let what = format!(
-                        "{path} is removed after {age} ms, by a clock that has made them {step}; {keep} are kept"
-                    );
-                    stage.blame("retention", what);
-                }
-                if self.latest_wall.saturating_sub(newest) < keep {
-                    let age = self.latest_wall - newest;
+                let age = stage.clocks(0).wall.0 - newest;
+                if age < i64::try_from(self.keep_ms).unwrap_or(i64::MAX) {
+                    let keep = self.keep_ms;
                     stage.blame(
                         "retention",
                         format!("{path} is removed when its newest message is {age} ms old; {keep} are kept"),

@@ -18,6 +18,8 @@ pub(crate) enum Harm {
     Below,
     /// After a kill, bytes of the log that were synced, but not long enough ago for the durable mark to say so.
     Above,
+    /// As `Below`, of a log whose index and snapshots are gone as well: recovery must read all of it.
+    Unindexed,
     /// A file's name is gone.
     Name,
     /// The folder of the log is gone: a volume that was not mounted.
@@ -43,8 +45,22 @@ pub(crate) fn decay(
     (sure, end): (u64, u64),
 ) -> Option<Duty> {
     match harm {
-        Harm::Below => spoil(stage, chance, disk, (0, sure)),
-        Harm::Above => spoil(stage, chance, disk, (sure, end)),
+        Harm::Below => {
+            let dir = if chance.one_in(2) { "keepmq" } else { "commitlog" };
+            spoil(stage, chance, disk, dir, (0, sure))
+        }
+        Harm::Above => spoil(stage, chance, disk, "commitlog", (sure, end)),
+        Harm::Unindexed => {
+            let spoilt = spoil(stage, chance, disk, "commitlog", (0, sure))?;
+            stage.line(format_args!("index and snapshots are gone"));
+            stage.happened(Rare::IndexLost);
+            for (name, _) in disk.files("keepmq") {
+                if name.starts_with("queues-") || name.starts_with("meta-") {
+                    disk.lose(&format!("keepmq/{name}"));
+                }
+            }
+            Some(spoilt)
+        }
         Harm::Name => lose(stage, chance, disk, sure),
         Harm::Log => {
             stage.line(format_args!("commitlog is gone"));
@@ -55,9 +71,8 @@ pub(crate) fn decay(
     }
 }
 
-/// Spoils some bytes; of the log between two positions.
-fn spoil(stage: &mut Stage, chance: &mut Chance, disk: &SimDisk, (from, to): (u64, u64)) -> Option<Duty> {
-    let dir = if from == 0 && chance.one_in(2) { "keepmq" } else { "commitlog" };
+/// Spoils some bytes in a folder; of the log between two positions.
+fn spoil(stage: &mut Stage, chance: &mut Chance, disk: &SimDisk, dir: &str, (from, to): (u64, u64)) -> Option<Duty> {
     let last = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let inside = |position: u64, name: &str, otherwise: usize| {
         name.parse().map_or(otherwise, |base: u64| position.saturating_sub(base) as usize)

@@ -269,16 +269,7 @@ impl Scenario {
             add(Chaos::Kill(broker));
         }
         for _ in 0..budget.damage {
-            let harm = *chance.pick(&[
-                Harm::Below,
-                Harm::Below,
-                Harm::Below,
-                Harm::Above,
-                Harm::Above,
-                Harm::Name,
-                Harm::Name,
-                Harm::Log,
-            ]);
+            let harm = *chance.pick(&HARMS);
             add(Chaos::Rot(Damage { node: *chance.pick(&brokers), harm }));
         }
         if self.brokers > 1 && chance.one_in(2) {
@@ -307,6 +298,10 @@ impl Scenario {
     }
 }
 
+/// How a store at rest is harmed, more often what is likelier.
+const HARMS: [Harm; 8] =
+    [Harm::Below, Harm::Below, Harm::Above, Harm::Above, Harm::Unindexed, Harm::Name, Harm::Name, Harm::Log];
+
 /// Of a clock in the hands of people.
 const DAY: i64 = 86_400_000;
 
@@ -316,7 +311,7 @@ fn when_of(chance: &mut Chance) -> When {
 
 /// A call that is going to fail. What is seldom called has not far to go.
 fn failing(chance: &mut Chance) -> Failing {
-    let often = 1 + chance.below(20) as u32;
+    let often = 1 + chance.below(14) as u32;
     let (call, below, nth) = match chance.below(16) {
         0..=2 => (Call::Write, "commitlog", often),
         3 => (Call::Write, "keepmq", often),

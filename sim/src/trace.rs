@@ -140,6 +140,7 @@ rare! {
     RotCut = "rot above the durable mark was cut off, and said so",
     RotHarmless = "a store opened whose rot takes nothing away",
     NameLost = "a file's name was lost",
+    IndexLost = "the whole index and every snapshot were lost",
     LogLost = "the whole folder of the log was lost",
     HalfOpen = "one end of a connection learned late of its end",
     Partitioned = "a partition began",

@@ -1,11 +1,12 @@
 use crate::disk::{Disk, File};
 use crate::job::JobError;
 use bytes::Bytes;
+use keepmq_world::planted;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 /// The folder of segments, as RocketMQ names it.
 pub(crate) const LOG_DIR: &str = "commitlog";
@@ -52,8 +53,21 @@ pub struct Files<D: Disk> {
     others: Mutex<BTreeMap<PathBuf, Arc<D::File>>>,
     chunks: Mutex<Chunks>,
     windows: Mutex<Windows>,
+    /// The first call that failed for good.
+    failed: OnceLock<JobError>,
+    /// Held while a segment is synced.
+    syncing: Mutex<()>,
     commit: AtomicU64,
     min: AtomicU64,
+}
+
+/// Why a call of a job failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// There was no space, and nothing has changed.
+    Repeatable(JobError),
+    /// Nothing more may be changed.
+    Final(JobError),
 }
 
 /// The last sealed chunks, oldest first. Readers find in them what consumers ask for most: what has just been written.
@@ -116,9 +130,33 @@ impl<D: Disk> Files<D> {
             others: Mutex::default(),
             chunks: Mutex::default(),
             windows: Mutex::default(),
+            failed: OnceLock::new(),
+            syncing: Mutex::default(),
             commit: AtomicU64::new(0),
             min: AtomicU64::new(0),
         }
+    }
+
+    /// Carries out a call for a job, unless one has failed for good before, whoever made it.
+    ///
+    /// A write that is lost is told once: to whoever syncs the file next. If two lanes sync one segment, the other hears that
+    /// all is well, and its word may come first. So syncs of segments come one after the other (the kernel makes them wait
+    /// for each other's pages anyway), and who comes later is told what the one before was told.
+    pub(crate) fn unless_failed(
+        &self,
+        syncs_segment: bool,
+        call: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), JobError> {
+        let _alone = syncs_segment.then(|| lock(&self.syncing));
+        if let Some(error) = self.failed.get()
+            && !planted!("lanes-fail-apart")
+        {
+            return Err(error.clone());
+        }
+        call().map_err(|failure| match failure {
+            Failure::Repeatable(error) => error,
+            Failure::Final(error) => self.failed.get_or_init(|| error).clone(),
+        })
     }
 
     /// First position of the segment that holds `at`.

@@ -2,6 +2,13 @@
 //!
 //! `if planted!("ack-before-flush") { … }` is `if false` unless the feature `planted` is on, which no shipped build has.
 //! In a test build one mistake at a time is chosen at run time, for the whole process, with [`arm`].
+//!
+//! Many of them are mistakes that brokers have made. What each does stands in [`BUGS`]; the checker is the simulator's that
+//! finds it first.
+//!
+//! | how messages were lost elsewhere | planted bug | found by |
+//! |---|---|---|
+//! | the error of a sync is swallowed | `sync-error-swallowed` | ? |
 
 /// Every planted bug, with what it does and the checker that must find it.
 pub const BUGS: &[(&str, &str)] = &[
@@ -48,6 +55,38 @@ pub const BUGS: &[(&str, &str)] = &[
     ),
     ("removed-queue-still-delivers", "a consumer goes on to deliver messages of a queue that it has given away"),
     ("later-moves-offset", "a message that a listener wants again later does not hold the offset"),
+    ("sync-error-swallowed", "a sync that failed counts as one that succeeded"),
+    ("second-sync-believed", "a sync that failed is tried again, and its second answer believed"),
+    (
+        "lanes-fail-apart",
+        "a lane goes on after a call of the other one has failed, and syncs the file whose error that one was told",
+    ),
+    ("short-write-ignored", "a write that failed in the middle counts as done"),
+    ("failed-job-forgotten", "a job that failed is forgotten: the store neither stops nor goes on"),
+    ("waiters-left-behind", "when the disk has failed, nobody tells those who wait for it"),
+    ("unknown-answered-as-refusal", "what was appended and is not known to be kept is answered as refused"),
+    ("failed-broker-stays-registered", "a broker whose disk has failed does not leave the name servers"),
+    ("full-taken-for-failed", "no space for something that can wait is taken for a failed disk"),
+    ("unflushed-visible", "consumers are shown what is appended and not yet flushed"),
+    ("wait-false-honoured", "a message that says WAIT=false is answered before it is kept"),
+    ("ack-from-memory", "under ASYNC_FLUSH a message is answered before it is written"),
+    ("offset-given-twice", "messages that wait for the same flush get the same offset"),
+    ("commit-answered-early", "a consumer's offset is confirmed before it is kept"),
+    ("checkpoint-ahead", "the checkpoint says of bytes that they are durable when they are only appended"),
+    ("snapshot-not-synced", "a snapshot gets its name before its content is durable"),
+    ("rebuild-begins-too-late", "recovery begins where the log was durable, not where the index ends"),
+    (
+        "first-bad-record-ends-log",
+        "recovery takes the first bad record for the end of the log, whatever stands behind it",
+    ),
+    ("torn-record-accepted", "recovery takes a record whose checksum fails"),
+    ("missing-log-starts-empty", "a store whose log is gone starts anew"),
+    ("missing-segment-skipped", "recovery does not mind a segment that is missing in the middle"),
+    ("damaged-bytes-served", "consumers are served records whose checksum fails"),
+    ("damaged-record-skipped", "a pull that comes upon a damaged record says to go on behind it"),
+    ("queue-minimum-stays", "retention removes segments, and queues still begin in them"),
+    ("stamps-follow-the-clock", "a record is stamped with a clock that was set back"),
+    ("lock-by-wall-clock", "queue locks end by the wall clock"),
 ];
 
 #[cfg(feature = "planted")]

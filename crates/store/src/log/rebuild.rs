@@ -8,7 +8,7 @@ use crate::queues::{Entry, Queues};
 use keepmq_protocol::message::{self, property, sys_flag};
 use keepmq_protocol::record::{CRC_BYTES, Found, Record, RecordError};
 use keepmq_protocol::{META_TOPIC, QueueOffset, Topic};
-use keepmq_world::Timestamp;
+use keepmq_world::{Timestamp, planted};
 use std::path::Path;
 
 /// The queues, as the log is read into them.
@@ -54,7 +54,8 @@ impl Rebuild<'_> {
             }
             let mut scan = Scan::new(files, base, self.max_record())?;
             let (end, why) = self.scan_segment(&mut scan, at)?;
-            if base != last {
+            let ends_here = why.is_some() && planted!("first-bad-record-ends-log");
+            if base != last && !ends_here {
                 if let Some(error) = why {
                     return Err(rot(&scan, end, &error, "the log goes on in the next file"));
                 }
@@ -91,7 +92,7 @@ impl Rebuild<'_> {
                 }
                 Err(error) => error,
             };
-            if missing > 0 && keepmq_world::planted!("batch-cut-in-the-middle") {
+            if missing > 0 && planted!("batch-cut-in-the-middle") {
                 self.release(&path)?;
                 return Ok((at, Some(error)));
             }
@@ -187,16 +188,16 @@ impl Rebuild<'_> {
     ) -> Result<(u64, u64), OpenError> {
         // A blank without a next segment was never built on: the log goes on before it.
         let why = why.unwrap_or(RecordError::Nothing);
-        if end < durable {
+        if end < durable && !planted!("first-bad-record-ends-log") {
             return Err(rot(scan, end, &why, &format!("everything before {durable} was durable")));
         }
         let quiet = self.window().max(self.config.zero_ahead).max(1 << 20);
         let behind = scan.behind(end, end.saturating_add(self.window()), quiet)?;
-        if let Some(record) = behind.far_record {
+        if let Some(record) = behind.far_record.filter(|_| !planted!("first-bad-record-ends-log")) {
             return Err(rot(scan, end, &why, &format!("a whole record stands behind it, at {record}")));
         }
         let cut = behind.used.saturating_sub(end);
-        if !keepmq_world::planted!("torn-tail-kept") {
+        if !planted!("torn-tail-kept") {
             // A record behind a torn one would return to life when the log grows up to it.
             scan.erase(end, behind.used)?;
         }

@@ -12,7 +12,7 @@ use crate::queues::{BlockFile, Queues};
 use crate::upkeep::JAVA_ABORT;
 use keepmq_protocol::record::{Found, RecordError};
 use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset};
-use keepmq_world::{Keyed, Timestamp};
+use keepmq_world::{Keyed, Timestamp, planted};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
@@ -51,8 +51,14 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
     let own = files.list(Path::new(OWN_DIR))?;
     let mut bases = segments_of(&files.list(Path::new(LOG_DIR))?);
     let mut identity = whose(&files, config, &own, &bases)?;
-    let known = checkpoint_of(&files, &identity)?;
+    let mut known = checkpoint_of(&files, &identity)?;
     let mut snapshots = snapshots_of(&own);
+    if bases.is_empty() && planted!("missing-log-starts-empty") {
+        own.iter()
+            .filter(|name| *name != "identity")
+            .try_for_each(|name| files.remove(&Path::new(OWN_DIR).join(name)))?;
+        (known, snapshots) = (None, VecDeque::new());
+    }
     let mut recovered = Recovered { created: known.is_none() && bases.is_empty(), ..Recovered::default() };
 
     clean(&files, &own)?;
@@ -101,12 +107,15 @@ pub(crate) fn restore<D: Disk>(disk: D, config: &StoreConfig) -> Result<Restored
     let block_files = adopt_blocks(&files, &mut rebuild.queues)?;
     begin_at(&files, &mut rebuild.queues, log_min)?;
 
-    let indexed = rebuild.queues.indexed().0.max(log_min);
+    let mut indexed = rebuild.queues.indexed().0.max(log_min);
+    if planted!("rebuild-begins-too-late") {
+        indexed = indexed.max(slot.durable);
+    }
     // The index never names what was not synced, so it says as much as the mark does.
     let durable = slot.durable.max(indexed);
     let snapshot_at = snapshot.as_ref().map_or(0, |snapshot| snapshot.at);
     let (end, cut) = rebuild.scan(&files, &bases, indexed, durable)?;
-    if end < snapshot_at || end < durable {
+    if (end < snapshot_at || end < durable) && !planted!("first-bad-record-ends-log") {
         return Err(damaged(
             &segment_path(files.base(end)),
             format!("the log ends at {end}, but everything before {} was durable", durable.max(snapshot_at)),
@@ -355,7 +364,7 @@ fn check_segments<D: Disk>(
             return Err(damaged(&path, format!("the file has {len} bytes, a segment has {size}")));
         }
         let expected = bases[0] + index as u64 * size;
-        if *base != expected {
+        if *base != expected && !planted!("missing-segment-skipped") {
             return Err(damaged(&segment_path(expected), format!("the file is missing: the log goes on at {base}")));
         }
         if base % size != 0 {
