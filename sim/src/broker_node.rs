@@ -51,6 +51,8 @@ pub(crate) struct BrokerNode {
     broken: bool,
     /// Calls that fail at the next starts.
     fails_at_start: VecDeque<Failing>,
+    /// Harm lies in wait for the next flush.
+    lurks: bool,
     /// What the next start must do about what has happened to the store at rest.
     duty: Duty,
     /// Power cuts that still lie in wait for a job that is half done.
@@ -191,6 +193,7 @@ impl BrokerNode {
             exists: false,
             broken: false,
             fails_at_start: VecDeque::new(),
+            lurks: false,
             duty: Duty::Tell,
             ambushes: scenario.ambushes,
             state: Wanted::Running,
@@ -309,12 +312,12 @@ impl BrokerNode {
     /// A job has ended, and the core hears of it.
     pub(crate) fn done(&mut self, lent: &mut Lent<'_>, life: u32, done: JobDone) {
         let Some(running) = self.running.as_mut().filter(|_| self.life == life) else { return };
-        let stopped = running.host.core.store().state().stopped;
+        let before = running.host.core.store().state();
         let waiting: Vec<i32> = running.waiting().collect();
         running.host.event(lent.stage, Event::Done(done.into()));
         let state = running.host.core.store().state();
         self.synced.push((lent.stage.now, state.synced.0));
-        let fences = state.stopped && !stopped;
+        let fences = state.stopped && !before.stopped;
         if fences {
             self.fence.hears(
                 lent.stage,
@@ -327,6 +330,9 @@ impl BrokerNode {
         if fences && let Some(running) = &self.running {
             let waiting: Vec<i32> = running.waiting().collect();
             self.fence.has_told(lent.stage, self.node, &waiting, running.host.left(), &self.config.name_servers);
+        }
+        if state.synced > before.synced {
+            self.strike(lent, before.synced.0);
         }
     }
 
@@ -516,6 +522,9 @@ impl BrokerNode {
         self.disk.take_ops(&mut ops);
         for op in &ops {
             lent.stage.line(format_args!("disk: {op}"));
+            if let DiskOp::Failed(call, path) = op {
+                trouble::note_failed(lent.stage, *call, path);
+            }
             lent.books.shelves[self.node.0].watch(lent.stage, op);
         }
         let (store, recovered) = match opened {
@@ -580,7 +589,8 @@ impl BrokerNode {
         }
         let rotten = lent.books.shelves[self.node.0].rotten;
         match error {
-            OpenError::Damaged { .. } | OpenError::Foreign { .. } if rotten => {
+            // A file that is gone is one that the system does not find.
+            OpenError::Damaged { .. } | OpenError::Foreign { .. } | OpenError::Io(_) if rotten => {
                 lent.stage.happened(Rare::RotRefused);
                 self.state = Wanted::Refusing;
             }

@@ -43,39 +43,30 @@ pub(crate) struct Budget {
 impl Budget {
     /// What a universe gets: one kind of trouble, or a mixture.
     pub(crate) fn draw(chance: &mut Chance) -> Self {
-        let mut budget = match chance.below(24) {
+        let mut budget = match chance.below(29) {
             0 => Self::default(),
             1 => Self { small_steps: 3, ..Self::net() },
             2 | 3 => Self::crash(),
             4..=6 => Self { power_cuts: 5, ambushes: 3, ..Self::crash().if_so(chance, 2) },
             7 => Self { power_cuts: 5, ambushes: 3, slow: 3, ..Self::default() },
             8 => Self { slow: 3, ..Self::net().if_so(chance, 2) },
-            9 | 10 => {
+            9..=11 => {
                 let power_cuts = if chance.one_in(3) { 5 } else { 0 };
                 Self { full: 3, power_cuts, ..Self::crash().if_so(chance, 2) }
             }
-            11..=14 => {
+            12..=16 => {
                 let power_cuts = if chance.one_in(2) { 5 } else { 0 };
-                Self {
-                    broken: 4,
-                    broken_starts: 2,
-                    power_cuts,
-                    ambushes: power_cuts / 2,
-                    ..Self::crash().if_so(chance, 2)
-                }
+                let ambushes = power_cuts / 2;
+                Self { broken: 4, broken_starts: 2, power_cuts, ambushes, ..Self::crash().if_so(chance, 2) }
             }
-            15 | 16 => Self { damage: 1, ..Self::crash().if_so(chance, 3) },
-            17 | 18 => Self { small_steps: 2, large_steps: 4, power_cuts: 2, ..Self::crash() },
+            17..=20 => Self { damage: 1, ..Self::crash().if_so(chance, 3) },
+            21 | 22 => Self { small_steps: 2, large_steps: 4, power_cuts: 2, ..Self::crash() },
             // A disk that is about to die.
-            19 => Self { broken: 3, broken_starts: 1, slow: 2, full: 2, power_cuts: 2, ..Self::crash() },
-            _ => Self {
-                power_cuts: 5,
-                ambushes: 3,
-                small_steps: 3,
-                large_steps: 1,
-                slow: 3,
-                ..Self::crash().and(Self::net())
-            },
+            23 => Self { broken: 3, broken_starts: 1, slow: 2, full: 2, power_cuts: 2, ..Self::crash() },
+            _ => {
+                let all = Self::crash().and(Self::net());
+                Self { power_cuts: 5, ambushes: 3, small_steps: 3, large_steps: 1, slow: 3, ..all }
+            }
         };
         budget.spend_less(chance);
         budget
@@ -103,7 +94,7 @@ impl Budget {
         Self { links: other.links, partitions: other.partitions, ..self }
     }
 
-    /// No seed uses up everything. Damage is never spared: it is all that such a universe is for.
+    /// No seed uses up everything. What a universe is for happens at least once.
     fn spend_less(&mut self, chance: &mut Chance) {
         for most in [
             &mut self.kills,
@@ -115,13 +106,13 @@ impl Budget {
             &mut self.links,
             &mut self.partitions,
             &mut self.small_steps,
-            &mut self.large_steps,
             &mut self.slow,
-            &mut self.full,
-            &mut self.broken,
             &mut self.broken_starts,
         ] {
             *most = chance.below(*most + 1);
+        }
+        for most in [&mut self.large_steps, &mut self.full, &mut self.broken] {
+            *most = (*most).min(1 + chance.below((*most).max(1)));
         }
     }
 }

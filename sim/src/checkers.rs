@@ -409,7 +409,11 @@ impl Shelf {
     /// What the disk was asked to do. Retention takes only what is old enough.
     pub(crate) fn watch(&mut self, stage: &mut Stage, op: &DiskOp) {
         match op {
-            DiskOp::Failed(Call::Sync, _) => self.failed_sync = true,
+            DiskOp::Failed(Call::Sync, _) => match (&mut self.before, self.flush) {
+                // A recovery that cannot sync what a killed process had only written may lose it as that process could have.
+                (Some(before), Flush::Async) => before.must = before.must.min(before.synced),
+                _ => self.failed_sync = true,
+            },
             DiskOp::Remove(path, content) => {
                 let name = path.strip_prefix("commitlog/").and_then(|name| name.parse::<u64>().ok());
                 let Some(start) = name else { return };

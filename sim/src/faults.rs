@@ -260,11 +260,11 @@ impl Scenario {
             add(Chaos::Full(*chance.pick(&brokers), long));
         }
         for _ in 0..budget.broken {
-            add(Chaos::Broken(*chance.pick(&brokers), failing(chance), When::Now));
+            add(Chaos::Broken(*chance.pick(&brokers), failing(chance, When::Now), When::Now));
         }
         for _ in 0..budget.broken_starts {
             let broker = *chance.pick(&brokers);
-            add(Chaos::Broken(broker, failing(chance), When::AtStart));
+            add(Chaos::Broken(broker, failing(chance, When::AtStart), When::AtStart));
             // It does not wait for a start that may never come.
             add(Chaos::Kill(broker));
         }
@@ -299,8 +299,18 @@ impl Scenario {
 }
 
 /// How a store at rest is harmed, more often what is likelier.
-const HARMS: [Harm; 8] =
-    [Harm::Below, Harm::Below, Harm::Above, Harm::Above, Harm::Unindexed, Harm::Name, Harm::Name, Harm::Log];
+const HARMS: [Harm; 10] = [
+    Harm::Below,
+    Harm::Below,
+    Harm::Above,
+    Harm::Above,
+    Harm::Unindexed,
+    Harm::Unindexed,
+    Harm::Name,
+    Harm::Name,
+    Harm::Log,
+    Harm::Log,
+];
 
 /// Of a clock in the hands of people.
 const DAY: i64 = 86_400_000;
@@ -309,19 +319,22 @@ fn when_of(chance: &mut Chance) -> When {
     if chance.one_in(3) { When::AtStart } else { When::Now }
 }
 
-/// A call that is going to fail. What is seldom called has not far to go.
-fn failing(chance: &mut Chance) -> Failing {
-    let often = 1 + chance.below(14) as u32;
+/// A call that is going to fail. What is seldom called has not far to go, and a start makes few calls.
+fn failing(chance: &mut Chance, when: When) -> Failing {
+    let often = match when {
+        When::Now => 1 + chance.below(14) as u32,
+        When::AtStart => 1 + chance.below(4) as u32,
+    };
     let (call, below, nth) = match chance.below(16) {
         0..=2 => (Call::Write, "commitlog", often),
         3 => (Call::Write, "keepmq", often),
         4..=7 => (Call::Sync, "commitlog", often),
-        8 | 9 => (Call::Sync, "keepmq", often),
-        10 => (Call::Create, "", 1 + often % 5),
-        11 => (Call::Remove, "", 1 + often % 3),
+        8 => (Call::Sync, "keepmq", often),
+        9 | 10 => (Call::Create, "", 1 + often % 2),
+        11 => (Call::Remove, "", 1),
         12 => (Call::Read, "", often),
-        13 => (Call::Rename, "", 1 + often % 3),
-        _ => (Call::SyncDir, "", 1 + often % 3),
+        13 => (Call::Rename, "", 1),
+        _ => (Call::SyncDir, "", 1 + often % 2),
     };
     Failing { call, below, nth }
 }

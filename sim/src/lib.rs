@@ -7,8 +7,13 @@
 //! - [`run`] runs one seed and gives its [`Report`]: the hash of everything that happened, how often [`RARE`] things did,
 //!   and the [`Violation`] that a checker has found, if any.
 //!
+//! What goes wrong in a universe is paid from its budget (`budget.rs`), which also says what the contract demands then: that
+//! nothing is lost, or, where a store was harmed at rest, that whatever is missing is said. Which mistake of which broker each
+//! planted bug repeats, and which checker finds it, stands in `keepmq_world::planted`.
+//!
 //! A checker has a name. `kept-not-lost`, `log-is-prefix`, `log-unreadable`, `erased`, `batch-whole`, `dense`, `seen-then-gone`,
-//! `retention`, `open` look at a store each time it is opened again; `visible`, `order`, `bad-bytes`, `offset-reused`, `position-reused`,
+//! `stamps`, `missing`, `retention`, `open` look at a store each time it is opened again; `fence` at a broker whose disk has
+//! failed; `visible`, `order`, `bad-bytes`, `offset-reused`, `position-reused`,
 //! `timeout-place`, `offset-kept`, `one-answer`, `right-answer`, `codec`, `call`, `exit`, `read`, `woken`, `timely`, `notice`,
 //! `one-owner`, `lock-stuck`, `kv` at what is said while it runs; `routes`, `search`, `view`, `liveness` and `ledger` (the verdict) at what is true when everything is well again.
 #![forbid(unsafe_code)]

@@ -135,22 +135,35 @@ impl BrokerNode {
 
     /// It is stopped or killed, and its store is harmed meanwhile.
     pub(crate) fn decay(&mut self, lent: &mut Lent<'_>, harm: Harm) {
+        if harm == Harm::Above {
+            self.lurks = true;
+            return;
+        }
         // The durable mark follows the syncs at a small distance.
         let long_ago = lent.stage.now.saturating_sub(SECOND);
         let sure = self.synced.iter().rfind(|(at, _)| *at <= long_ago).map(|(_, synced)| *synced);
-        let after_kill = harm == Harm::Above || self.chance.one_in(2);
-        let state = self.running.as_ref().map(|running| running.host.core.store().state());
-        match sure.zip(state) {
-            Some((sure, state)) if self.serves() && self.state == Wanted::Running && after_kill => {
-                self.process_ended(lent, Goodbye::Said);
-                self.disk = self.disk.killed();
-                self.harm(lent, harm, (sure.saturating_sub(2 * 512), state.synced.0));
-                self.boot_later(lent.stage);
+        match sure {
+            Some(sure) if self.serves() && self.state == Wanted::Running && self.chance.one_in(2) => {
+                self.kill_and_harm(lent, harm, (sure.saturating_sub(2 * 512), u64::MAX));
             }
-            // After a clean stop everything is below the mark.
-            _ if harm == Harm::Above => self.stop(lent, Wanted::Rotting(Harm::Below)),
             _ => self.stop(lent, Wanted::Rotting(harm)),
         }
+    }
+
+    /// A flush has just ended, and the durable mark does not know it yet: if harm lies in wait, it befalls those bytes.
+    pub(super) fn strike(&mut self, lent: &mut Lent<'_>, flushed_from: u64) {
+        if self.lurks && self.serves() && self.chance.one_in(4) {
+            self.lurks = false;
+            let end = self.running.as_ref().map_or(0, |running| running.host.core.store().state().synced.0);
+            self.kill_and_harm(lent, Harm::Above, (flushed_from, end));
+        }
+    }
+
+    fn kill_and_harm(&mut self, lent: &mut Lent<'_>, harm: Harm, known: (u64, u64)) {
+        self.process_ended(lent, Goodbye::Said);
+        self.disk = self.disk.killed();
+        self.harm(lent, harm, known);
+        self.boot_later(lent.stage);
     }
 
     /// Harms a store that nobody has open. `sure`: so far the durable mark has come at least; `end`: so far it was synced.
@@ -167,6 +180,7 @@ impl BrokerNode {
     pub(crate) fn heal(&mut self, stage: &mut Stage) {
         (self.slow_until, self.full_until) = (0, 0);
         self.fails_at_start.clear();
+        self.lurks = false;
         self.disk.faults(|faults| *faults = Faults::default());
         self.boot_later(stage);
     }
