@@ -103,3 +103,67 @@ impl Fence {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keepmq_world::Chance;
+
+    const NODE: NodeId = NodeId(0);
+
+    /// What the checker says when `story` has happened.
+    fn said(story: impl FnOnce(&mut Fence, &mut Stage)) -> Option<String> {
+        let mut stage = Stage::new(1, Chance::new(1), false);
+        story(&mut Fence::default(), &mut stage);
+        stage.violation.map(|violation| violation.what)
+    }
+
+    fn tell(fence: &mut Fence, stage: &mut Stage, waiting: &[i32], left: &[&str]) {
+        fence.hears(stage, &[], false);
+        let left = left.iter().map(|one| (*one).to_owned()).collect();
+        fence.has_told(stage, NODE, waiting, &left, &["n1".to_owned(), "n2".to_owned()]);
+    }
+
+    #[test]
+    fn behind_a_failed_call_nothing_is_changed_but_readers_may_read_again() {
+        let sync = DiskOp::Sync("commitlog/0".into());
+        for (call, blamed) in [(Call::Sync, true), (Call::Create, true), (Call::Read, false)] {
+            let what = said(|fence, stage| {
+                fence.watch(stage, NODE, &sync);
+                fence.watch(stage, NODE, &DiskOp::Failed(call, "f".into()));
+                fence.watch(stage, NODE, &DiskOp::Open("f".into()));
+                fence.watch(stage, NODE, &sync);
+            });
+            assert_eq!(what.is_some(), blamed, "{call:?}: {what:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_hears_ok_and_everybody_hears_something() {
+        use ResponseCode::{FlushDiskTimeout, ServiceNotAvailable, Success};
+        let answer = |code: i32, response: ResponseCode, late: bool| {
+            said(|fence, stage| {
+                fence.answered(stage, NODE, code, Success as i32);
+                if late {
+                    tell(fence, stage, &[], &["n1", "n2"]);
+                } else {
+                    fence.hears(stage, &[], false);
+                }
+                fence.answered(stage, NODE, code, response as i32);
+            })
+            .is_some()
+        };
+        for send in SENDS {
+            let wrong = [Success, FlushDiskTimeout, ServiceNotAvailable].map(|code| answer(send, code, false));
+            assert_eq!(wrong, [true, false, true], "{send}, when the core hears of it");
+            let wrong = [Success, FlushDiskTimeout, ServiceNotAvailable].map(|code| answer(send, code, true));
+            assert_eq!(wrong, [true, true, false], "{send}, later");
+        }
+        assert!(!answer(PULLS[0], Success, true), "what is kept may be read");
+        assert_eq!(said(|fence, stage| tell(fence, stage, &[], &["n1", "n2"])), None);
+        assert!(
+            said(|fence, stage| tell(fence, stage, &[310], &["n1", "n2"])).is_some_and(|what| what.contains("[310]"))
+        );
+        assert!(said(|fence, stage| tell(fence, stage, &[], &["n1"])).is_some_and(|what| what.contains("n2")));
+    }
+}

@@ -178,12 +178,7 @@ impl<D: Disk> LogReader<D> {
 
     fn read(&self, plan: &Plan, wait: Wait) -> Result<Served, Stop> {
         match plan {
-            Plan::Entries { entries, next } => match self.records(entries, *next, wait) {
-                Err(Stop::Failed(ReadError::Damaged { .. })) if planted!("damaged-record-skipped") => {
-                    Ok(Served::Records { bytes: Vec::new(), count: 0, next: *next })
-                }
-                read => read,
-            },
+            Plan::Entries { entries, next } => self.records(entries, *next, wait),
             Plan::Cold { cold, filter, limits } => {
                 let entries = self.block(cold, wait)?;
                 let (picked, next) = select(entries.into_iter(), cold.from, filter, *limits);
@@ -244,7 +239,10 @@ impl<D: Disk> LogReader<D> {
                 let cached = chunks.first();
                 drop(chunks);
                 let uncached = rest.partition_point(|entry| entry.at.0 < cached);
-                self.read_near(&rest[..uncached], &mut pieces, wait)?
+                match self.read_near(&rest[..uncached], &mut pieces, wait) {
+                    Err(Stop::Failed(ReadError::Damaged { .. })) if planted!("damaged-record-skipped") => uncached,
+                    read => read?,
+                }
             };
             rest = &rest[done..];
         }
