@@ -55,8 +55,6 @@ pub struct Files<D: Disk> {
     windows: Mutex<Windows>,
     /// The first call that failed for good.
     failed: OnceLock<JobError>,
-    /// Held while a segment is synced.
-    syncing: Mutex<()>,
     commit: AtomicU64,
     min: AtomicU64,
 }
@@ -131,7 +129,6 @@ impl<D: Disk> Files<D> {
             chunks: Mutex::default(),
             windows: Mutex::default(),
             failed: OnceLock::new(),
-            syncing: Mutex::default(),
             commit: AtomicU64::new(0),
             min: AtomicU64::new(0),
         }
@@ -139,24 +136,24 @@ impl<D: Disk> Files<D> {
 
     /// Carries out a call for a job, unless one has failed for good before, whoever made it.
     ///
-    /// A write that is lost is told once: to whoever syncs the file next. If two lanes sync one segment, the other hears that
-    /// all is well, and its word may come first. So syncs of segments come one after the other (the kernel makes them wait
-    /// for each other's pages anyway), and who comes later is told what the one before was told.
-    pub(crate) fn unless_failed(
-        &self,
-        syncs_segment: bool,
-        call: impl FnOnce() -> Result<(), Failure>,
-    ) -> Result<(), JobError> {
-        let _alone = syncs_segment.then(|| lock(&self.syncing));
-        if let Some(error) = self.failed.get()
-            && !planted!("lanes-fail-apart")
-        {
-            return Err(error.clone());
+    /// What a disk has lost is told once to each handle, to whoever syncs it next; the sync after that finds clean pages and
+    /// succeeds. So the lanes sync a segment by handles of their own, and a call that went well while another failed counts
+    /// as failed: its word may be heard first.
+    pub(crate) fn unless_failed(&self, call: impl FnOnce() -> Result<(), Failure>) -> Result<(), JobError> {
+        self.failed()?;
+        match call() {
+            Ok(()) => self.failed(),
+            Err(Failure::Repeatable(error)) => Err(error),
+            Err(Failure::Final(error)) => Err(self.failed.get_or_init(|| error).clone()),
         }
-        call().map_err(|failure| match failure {
-            Failure::Repeatable(error) => error,
-            Failure::Final(error) => self.failed.get_or_init(|| error).clone(),
-        })
+    }
+
+    /// The first call that failed for good, if one has.
+    fn failed(&self) -> Result<(), JobError> {
+        match self.failed.get() {
+            Some(error) if !planted!("lanes-fail-apart") => Err(error.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// First position of the segment that holds `at`.
@@ -226,6 +223,8 @@ impl<D: Disk> Files<D> {
     pub(crate) fn open_segment(&self, base: u64) -> Result<Arc<D::File>, JobError> {
         let path = segment_path(base);
         let file = Arc::new(self.disk.open(&path).map_err(failed("open", &path))?);
+        // The background lane has done with the segments before.
+        lock(&self.others).retain(|path, _| !path.starts_with(LOG_DIR));
         self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(base, Arc::clone(&file));
         Ok(file)
     }

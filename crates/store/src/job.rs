@@ -128,8 +128,9 @@ pub(crate) enum Step {
 /// Which file.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
-    /// The segment that begins here.
+    /// The segment that begins here, by the handle of flushes and readers.
     Segment(u64),
+    /// Any file, by the handle of the background lane: also a segment.
     Path(PathBuf),
 }
 
@@ -187,8 +188,7 @@ impl Job {
 
     /// Carries out a step, unless one has failed before, of whatever job.
     fn carry_out_if_well<D: Disk>(&mut self, step: Step, files: &Files<D>) -> Result<(), JobError> {
-        let of_segment = matches!(step, Step::Sync(Target::Segment(_)));
-        files.unless_failed(of_segment, || {
+        files.unless_failed(|| {
             self.carry_out(step, files).map_err(|error| match self.task.may_be_repeated(&error) {
                 true => Failure::Repeatable(error),
                 false => Failure::Final(error),

@@ -257,7 +257,7 @@ impl<D: Disk> Store<D> {
         due.then(|| {
             self.upkeep.unsynced_since = None;
             let upto = self.log.written;
-            let steps = vec![Step::Sync(Target::Segment(self.files.base(upto)))];
+            let steps = vec![Step::Sync(Target::Path(segment_path(self.files.base(upto))))];
             Job::new(Lane::Background, Task::Sync { upto }, steps)
         })
     }
@@ -406,7 +406,7 @@ impl<D: Disk> Store<D> {
             _ => (end + ZERO_PIECE.min(ahead / 4)).next_multiple_of(PAGE),
         };
         let (base, from, limit, target) = if named && from < segment_end && from < end + ahead / 2 {
-            (Some(base), from - base, (end + ahead).min(segment_end) - base, Target::Segment(base))
+            (Some(base), from - base, (end + ahead).min(segment_end) - base, Target::Path(segment_path(base)))
         } else if self.log.reserved == Reserved::Ready
             && self.upkeep.zeroed.reserved < ahead.min(self.config.segment_bytes)
         {
