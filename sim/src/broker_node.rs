@@ -527,6 +527,9 @@ impl BrokerNode {
             }
             lent.books.shelves[self.node.0].watch(lent.stage, op);
         }
+        if !matches!(&opened, Ok(_) if !self.disk.fuse_blown()) {
+            lent.books.shelves[self.node.0].recovery_interrupted();
+        }
         let (store, recovered) = match opened {
             Ok(opened) if !self.disk.fuse_blown() => opened,
             Ok(_) => return self.died_in_recovery(lent),

@@ -43,7 +43,7 @@ pub(crate) struct Budget {
 impl Budget {
     /// What a universe gets: one kind of trouble, or a mixture.
     pub(crate) fn draw(chance: &mut Chance) -> Self {
-        let mut budget = match chance.below(29) {
+        let mut budget = match chance.below(30) {
             0 => Self::default(),
             1 => Self { small_steps: 3, ..Self::net() },
             2 | 3 => Self::crash(),
@@ -60,9 +60,11 @@ impl Budget {
                 Self { broken: 4, broken_starts: 2, power_cuts, ambushes, ..Self::crash().if_so(chance, 2) }
             }
             17..=20 => Self { damage: 1, ..Self::crash().if_so(chance, 3) },
-            21 | 22 => Self { small_steps: 2, large_steps: 4, power_cuts: 2, ..Self::crash() },
+            21 => Self { small_steps: 2, large_steps: 4, power_cuts: 2, ..Self::crash() },
+            // Nobody is restarted: whoever holds a lock holds it across the step.
+            22 | 23 => Self { small_steps: 2, large_steps: 4, ..Self::net().if_so(chance, 2) },
             // A disk that is about to die.
-            23 => Self { broken: 3, broken_starts: 1, slow: 2, full: 2, power_cuts: 2, ..Self::crash() },
+            24 => Self { broken: 3, broken_starts: 1, slow: 2, full: 2, power_cuts: 2, ..Self::crash() },
             _ => {
                 let all = Self::crash().and(Self::net());
                 Self { power_cuts: 5, ambushes: 3, small_steps: 3, large_steps: 1, slow: 3, ..all }

@@ -62,6 +62,8 @@ pub(crate) struct Shelf {
     /// They lie behind this position, and nothing told the store that what stood there was durable: from there on it may be
     /// cut off, but not silently.
     may_cut: u64,
+    /// A recovery was interrupted since: it may have cut them off, and what it would have said nobody has heard.
+    interrupted: bool,
     /// A sync has failed since the last start.
     failed_sync: bool,
     /// Answered with OK: by position in the log.
@@ -395,6 +397,7 @@ impl Shelf {
             keep_ms,
             rotten: false,
             may_cut: u64::MAX,
+            interrupted: false,
             failed_sync: false,
             kept: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -445,7 +448,12 @@ impl Shelf {
 
     /// The store was harmed while nobody had it open.
     pub(crate) fn harmed(&mut self, may_cut: u64) {
-        (self.rotten, self.may_cut) = (true, may_cut);
+        (self.rotten, self.may_cut, self.interrupted) = (true, may_cut, false);
+    }
+
+    /// A start did not come to its end.
+    pub(crate) fn recovery_interrupted(&mut self) {
+        self.interrupted = true;
     }
 
     /// Whether a process of this life spoke of something that has been lost since, as the contract allows.
@@ -510,7 +518,7 @@ impl Shelf {
         }
         // Rot above the durable mark looks as a torn tail does, and is cut off as one; the report says how much.
         let may_cut = std::mem::replace(&mut self.may_cut, u64::MAX);
-        let reported = self.rotten && end >= may_cut && recovered.cut > 0;
+        let reported = self.rotten && end >= may_cut && (recovered.cut > 0 || self.interrupted);
         if end < must && !reported {
             stage.blame(
                 "kept-not-lost",

@@ -137,7 +137,7 @@ rare! {
     TopicCreatedAgain = "a deleted topic was created again",
     RotRefused = "a rotten store refused to open",
     RotReported = "a rotten message was reported by a read",
-    RotCut = "rot above the durable mark was cut off, and said so",
+    RotCut = "rot above the durable mark was cut off",
     RotHarmless = "a store opened whose rot takes nothing away",
     NameLost = "a file's name was lost",
     IndexLost = "the whole index and every snapshot were lost",
