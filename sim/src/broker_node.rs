@@ -1,9 +1,10 @@
 //! A broker's machine: a disk, and most of the time a process with its job lanes.
 
 use crate::checkers::{QueueKey, Speaker, key, records};
-use crate::decay::decay;
-use crate::disk::{DiskOp, Faults, SimDisk};
+use crate::decay::{Duty, Harm};
+use crate::disk::{DiskOp, Failing, Faults, SimDisk};
 use crate::faults::{Chaos, Demand, Scenario};
+use crate::fence::Fence;
 use crate::host::{Directory, Host, Left};
 use crate::net::{Goodbye, LinkId, News};
 use crate::stage::{Due, MICRO, MILLI, NodeId, SECOND, Stage};
@@ -11,35 +12,49 @@ use crate::trace::Rare;
 use crate::workload::{BODY_MAX, Lent, QUEUES, TOPICS};
 use keepmq_broker::{Broker, BrokerConfig, LiveConfig, OpenBrokerError, Serve, Task};
 use keepmq_protocol::frame::Form;
-use keepmq_protocol::seam::{CallId, Event, Exit};
+use keepmq_protocol::seam::{CallId, Conn, Event, Exit};
 use keepmq_protocol::{Request, Response};
 use keepmq_store::{Files, Job, JobDone, Lane, LogReader, OpenError, ReadError, Served, Store, StoreConfig};
 use keepmq_world::Chance;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+
+mod trouble;
 
 pub(crate) struct BrokerNode {
     pub(crate) node: NodeId,
     disk: SimDisk,
     life: u32,
     skew: i64,
+    /// By so much the clock jumps before the next start.
+    skew_at_start: i64,
     running: Option<Running>,
     /// A start is on the agenda.
     booting: bool,
     /// How far the log was synced, each time a job had ended.
     synced: Vec<(u64, u64)>,
-    /// When its core hears of the last job that has ended.
-    told_at: u64,
+    /// What it owes once a call of its disk has failed.
+    fence: Fence,
+    /// Where the log ended in memory when it ended because its disk had failed.
+    failed_end: Option<u64>,
     /// When its process ended last.
     pub(crate) ended_at: u64,
     slow_until: u64,
     full_until: u64,
     refused_while_full: bool,
+    /// A send was refused in this life because the disk was full.
+    full_send: bool,
     /// The store has been opened before.
     exists: bool,
     /// A disk call fails, or has failed, as planned: the store may stop.
     broken: bool,
+    /// Calls that fail at the next starts.
+    fails_at_start: VecDeque<Failing>,
+    /// Harm lies in wait for the next flush.
+    lurks: bool,
+    /// What the next start must do about what has happened to the store at rest.
+    duty: Duty,
     /// Power cuts that still lie in wait for a job that is half done.
     ambushes: u32,
     pub(crate) state: Wanted,
@@ -55,8 +70,8 @@ pub(crate) struct BrokerNode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     Running,
-    /// Bytes are to go bad when it has stopped.
-    Rotting,
+    /// Its store is to be harmed when it has stopped.
+    Rotting(Harm),
     /// It has found that bytes have gone bad, and stays down.
     Refusing,
     /// Stopped for good, as far as the others can see.
@@ -70,6 +85,8 @@ struct Running {
     flush: JobLane,
     background: JobLane,
     stopping: bool,
+    /// Whose answers wait for the device.
+    reading: BTreeSet<(Conn, i32)>,
 }
 
 #[derive(Default)]
@@ -80,9 +97,16 @@ struct JobLane {
     /// What the first job has touched so far.
     rolls: bool,
     snapshots: bool,
+    /// When the core hears of the last job that has ended. Each lane keeps its own order, and none with the other.
+    told_at: u64,
 }
 
 impl Running {
+    /// Codes of the requests that wait for the store, and not for a read that is under way.
+    fn waiting(&self) -> impl Iterator<Item = i32> {
+        self.host.waiting().filter(|(whom, _)| !self.reading.contains(whom)).map(|(_, code)| code)
+    }
+
     fn lane(&mut self, lane: Lane) -> &mut JobLane {
         match lane {
             Lane::Flush => &mut self.flush,
@@ -156,16 +180,22 @@ impl BrokerNode {
             disk: SimDisk::new(chance.fork()),
             life: 0,
             skew: 0,
+            skew_at_start: 0,
             running: None,
             booting: false,
             synced: Vec::new(),
-            told_at: 0,
+            fence: Fence::default(),
+            failed_end: None,
             ended_at: 0,
             slow_until: 0,
             full_until: 0,
             refused_while_full: false,
+            full_send: false,
             exists: false,
             broken: false,
+            fails_at_start: VecDeque::new(),
+            lurks: false,
+            duty: Duty::Tell,
             ambushes: scenario.ambushes,
             state: Wanted::Running,
             vanishes: false,
@@ -283,9 +313,28 @@ impl BrokerNode {
     /// A job has ended, and the core hears of it.
     pub(crate) fn done(&mut self, lent: &mut Lent<'_>, life: u32, done: JobDone) {
         let Some(running) = self.running.as_mut().filter(|_| self.life == life) else { return };
+        let before = running.host.core.store().state();
+        let waiting: Vec<i32> = running.waiting().collect();
         running.host.event(lent.stage, Event::Done(done.into()));
-        self.synced.push((lent.stage.now, running.host.core.store().state().synced.0));
+        let state = running.host.core.store().state();
+        self.synced.push((lent.stage.now, state.synced.0));
+        let fences = state.stopped && !before.stopped;
+        if fences {
+            self.fence.hears(
+                lent.stage,
+                &waiting,
+                !running.flush.jobs.is_empty() || !running.background.jobs.is_empty(),
+            );
+            lent.stage.after(5 * SECOND, Due::MustHaveStopped { node: self.node, life: self.life });
+        }
         self.settle(lent);
+        if fences && let Some(running) = &self.running {
+            let waiting: Vec<i32> = running.waiting().collect();
+            self.fence.has_told(lent.stage, self.node, &waiting, running.host.left(), &self.config.name_servers);
+        }
+        if state.synced > before.synced {
+            self.strike(lent, before.synced.0);
+        }
     }
 
     /// Whether the job has ended; then the word of it and the next one are on their way.
@@ -315,9 +364,9 @@ impl BrokerNode {
         (jobs.begun, jobs.rolls, jobs.snapshots) = (false, false, false);
         // The word of it may come a little later than the deed, and not at all when something happens in between.
         let late = if self.chance.one_in(4) { self.chance.below(2 * MILLI) } else { 0 };
-        self.told_at = self.told_at.max(lent.stage.now + late);
+        jobs.told_at = jobs.told_at.max(lent.stage.now + late);
         let due = Due::Done { node: self.node, life: self.life, done: Box::new(done) };
-        lent.stage.at(self.told_at, due);
+        lent.stage.at(jobs.told_at, due);
         if more {
             self.schedule(lent.stage, lane);
         }
@@ -336,7 +385,8 @@ impl BrokerNode {
 
     /// A read that had to wait.
     pub(crate) fn read(&mut self, lent: &mut Lent<'_>, life: u32, serve: &Serve) {
-        if let Some(running) = self.running.as_ref().filter(|_| self.life == life) {
+        if let Some(running) = self.running.as_mut().filter(|_| self.life == life) {
+            running.reading.remove(&(serve.to.conn, serve.to.opaque));
             let read = running.reader.serve(&serve.plan);
             self.answer(lent, serve, read);
         }
@@ -361,7 +411,8 @@ impl BrokerNode {
                     lent.stage.blame("bad-bytes", format!("{path} is read as damaged at {at}: {what}"));
                 }
             }
-            Err(ReadError::Io { .. }) if self.broken => {}
+            // A file of the index that is gone is no damage to bytes, but it is said.
+            Err(ReadError::Io { .. }) if self.broken || self.demand == Demand::Detect => {}
             Err(ReadError::Io { path, why }) => lent.stage.blame("read", format!("{path} cannot be read: {why}")),
             _ => {}
         }
@@ -374,7 +425,10 @@ impl BrokerNode {
         let Some(running) = &mut self.running else { return };
         for left in running.host.settle(lent.stage, lent.net, lent.directory) {
             match left {
-                Left::Answered { .. } => {}
+                Left::Answered { code, response_code, .. } => {
+                    self.fence.answered(lent.stage, self.node, code, response_code);
+                    self.sent(lent.stage, code, response_code);
+                }
                 Left::Work(Task::Serve(serve)) => self.serve(lent, serve),
                 Left::Work(Task::Job(job)) => self.job(lent, job),
                 Left::Work(Task::Configure(text)) => unreachable!("nobody changes a configuration here: {text}"),
@@ -392,6 +446,7 @@ impl BrokerNode {
             Some(read) if probe || !self.chance.one_in(8) => self.answer(lent, &serve, read),
             _ => {
                 lent.stage.happened(Rare::ServedLater);
+                running.reading.insert((serve.to.conn, serve.to.opaque));
                 let delay = lent.stage.delay(50 * MICRO, 20 * MILLI);
                 lent.stage.after(delay, Due::Read { node: self.node, life: self.life, serve: Box::new(serve) });
             }
@@ -427,13 +482,17 @@ impl BrokerNode {
                 DiskOp::ReadIndex(_) => stage.happened(Rare::ColdIndex),
                 DiskOp::Create(path, _) if path.starts_with("keepmq/queues-") => stage.happened(Rare::IndexFileBegun),
                 DiskOp::Remove(path, _) if path.starts_with("keepmq/queues-") => stage.happened(Rare::IndexFileRemoved),
-                DiskOp::Full(_) => {
+                DiskOp::Full(path) => {
                     stage.happened(Rare::FullRefused);
                     self.refused_while_full = true;
+                    trouble::note_full(stage, path);
                 }
+                DiskOp::Failed(call, path) => trouble::note_failed(stage, *call, path),
+                DiskOp::Short(_, done) if *done > 0 => stage.happened(Rare::ShortWrite),
                 _ => {}
             }
-            lent.books.shelves[self.node.0].watch(stage, op, stage_wall(stage, self.skew));
+            self.fence.watch(stage, self.node, op);
+            lent.books.shelves[self.node.0].watch(stage, op);
         }
     }
 
@@ -441,7 +500,7 @@ impl BrokerNode {
 
     /// Puts a start on the agenda, if none is.
     pub(crate) fn boot_later(&mut self, stage: &mut Stage) {
-        if self.running.is_none() && !self.booting && matches!(self.state, Wanted::Running | Wanted::Rotting) {
+        if self.running.is_none() && !self.booting && matches!(self.state, Wanted::Running | Wanted::Rotting(_)) {
             self.booting = true;
             let delay = stage.delay(5 * MILLI, 2 * SECOND);
             stage.after(delay, Due::Boot { node: self.node });
@@ -456,7 +515,7 @@ impl BrokerNode {
         self.life += 1;
         let fuse =
             if lent.shape.healed_at.is_some() || !self.chance.one_in(4) { 0 } else { 1 + self.chance.below(30) as u32 };
-        self.disk.faults(|faults| faults.fuse = fuse);
+        self.before_start(lent.stage, fuse);
         let now = lent.stage.clocks(self.skew);
         lent.stage.line(format_args!("{:?} opens its store, life {}", self.node, self.life));
         let opened = Store::open(self.disk.clone(), self.store.clone(), now);
@@ -464,7 +523,13 @@ impl BrokerNode {
         self.disk.take_ops(&mut ops);
         for op in &ops {
             lent.stage.line(format_args!("disk: {op}"));
-            lent.books.shelves[self.node.0].watch(lent.stage, op, now.wall.0);
+            if let DiskOp::Failed(call, path) = op {
+                trouble::note_failed(lent.stage, *call, path);
+            }
+            lent.books.shelves[self.node.0].watch(lent.stage, op);
+        }
+        if opened.is_err() || self.disk.fuse_blown() {
+            lent.books.shelves[self.node.0].recovery_interrupted();
         }
         let (store, recovered) = match opened {
             Ok(opened) if !self.disk.fuse_blown() => opened,
@@ -473,6 +538,7 @@ impl BrokerNode {
         };
         self.exists = true;
         self.disk.faults(|faults| faults.fuse = 0);
+        self.has_opened(lent.stage, recovered.end.0);
         lent.stage.line(format_args!(
             "{:?} has opened its store: end {}, cut {}, scanned {}, tables {}",
             self.node,
@@ -494,7 +560,8 @@ impl BrokerNode {
         let patience = u64::try_from(self.config.live.flush_timeout.as_nanos()).expect("a flush timeout is short");
         let host = Host::new(core, self.node, self.life, self.skew, lent.net, patience);
         let (flush, background) = (JobLane::default(), JobLane::default());
-        self.running = Some(Running { host, files, reader, flush, background, stopping: false });
+        let reading = BTreeSet::new();
+        self.running = Some(Running { host, files, reader, flush, background, stopping: false, reading });
         let next = |queue| self.bounds(queue).map_or(0, |(_, next)| next);
         lent.books.shelves[self.node.0].check_next(lent.stage, next);
         self.note_emptied(lent);
@@ -526,13 +593,16 @@ impl BrokerNode {
         }
         let rotten = lent.books.shelves[self.node.0].rotten;
         match error {
-            OpenError::Damaged { .. } | OpenError::Foreign { .. } if rotten => {
+            // A file that is gone is one that the system does not find.
+            OpenError::Damaged { .. } | OpenError::Foreign { .. } | OpenError::Io(_) if rotten => {
                 lent.stage.happened(Rare::RotRefused);
                 self.state = Wanted::Refusing;
             }
             // There was no place to make a store. One that exists opens on a full disk.
             OpenError::Io(error) if error.no_space && !self.exists => {}
-            OpenError::Io(_) if ops.iter().any(|op| matches!(op, DiskOp::Failed(..))) => {}
+            OpenError::Io(_) if ops.iter().any(|op| matches!(op, DiskOp::Failed(..))) => {
+                lent.stage.happened(Rare::FailedInRecovery);
+            }
             _ => lent.stage.blame("open", format!("the store cannot be opened: {error}")),
         }
         self.disk = self.disk.killed();
@@ -611,8 +681,8 @@ impl BrokerNode {
                 lent.books.shelves[self.node.0].stopped_cleanly();
                 // What a clean stop has promised, no power cut takes back.
                 self.disk = if self.chance.one_in(2) { self.disk.power_cut() } else { self.disk.killed() };
-                if self.state == Wanted::Rotting {
-                    self.rot(lent, u64::MAX);
+                if let Wanted::Rotting(harm) = self.state {
+                    self.harm(lent, harm, (u64::MAX, u64::MAX));
                 }
             }
             Exit::Disk(why) => {
@@ -624,6 +694,7 @@ impl BrokerNode {
                     lent.stage.blame("exit", format!("a broker gives up its disk although the disk is well: {why}"));
                 }
                 lent.stage.happened(Rare::Fenced);
+                self.failed_end = self.running.as_ref().map(|running| running.host.core.store().state().appended.0);
                 self.process_ended(lent, Goodbye::Said);
                 if self.chance.one_in(2) {
                     // What a failed sync has left behind shows when the power goes.
@@ -664,76 +735,8 @@ impl BrokerNode {
 
     pub(crate) fn must_have_stopped(&mut self, lent: &mut Lent<'_>, life: u32) {
         if self.is(life) {
-            lent.stage.blame("liveness", format!("{:?} was asked to stop a minute ago and still runs", self.node));
+            lent.stage.blame("liveness", format!("{:?} was to end long ago, and still runs", self.node));
         }
-    }
-
-    /// It is stopped or killed, and synced bytes go bad meanwhile.
-    pub(crate) fn decay(&mut self, lent: &mut Lent<'_>) {
-        let long_ago = lent.stage.now.saturating_sub(SECOND);
-        let sure = self.synced.iter().rfind(|(at, _)| *at <= long_ago).map(|(_, synced)| *synced);
-        match sure {
-            Some(sure) if self.serves() && self.state == Wanted::Running && self.chance.one_in(2) => {
-                self.process_ended(lent, Goodbye::Said);
-                self.disk = self.disk.killed();
-                self.rot(lent, sure.saturating_sub(2 * 512));
-                self.boot_later(lent.stage);
-            }
-            _ => self.stop(lent, Wanted::Rotting),
-        }
-    }
-
-    /// Synced bytes go bad, in a file that a stopped store left behind.
-    ///
-    /// After a kill only below `sure`: behind the durable mark, which follows the syncs at a small distance, what has gone
-    /// bad cannot be told from what was torn.
-    fn rot(&mut self, lent: &mut Lent<'_>, sure: u64) {
-        self.state = Wanted::Running;
-        if decay(lent.stage, &mut self.chance, &self.disk, sure) {
-            lent.books.shelves[self.node.0].rotten = true;
-        }
-    }
-
-    // ---- faults ---------------------------------------------------------------------------------------------------------
-
-    pub(crate) fn step_clock(&mut self, stage: &mut Stage, by: i64) {
-        if by < 0 {
-            stage.happened(Rare::WallSteppedBack);
-        }
-        self.skew += by;
-        if let Some(running) = &mut self.running {
-            running.host.skew = self.skew;
-        }
-    }
-
-    pub(crate) fn slow(&mut self, until: u64) {
-        self.slow_until = self.slow_until.max(until);
-    }
-
-    pub(crate) fn full(&mut self, stage: &mut Stage, until: u64) {
-        self.full_until = self.full_until.max(until);
-        self.disk.faults(|faults| faults.full = true);
-        stage.at(until, Due::Space { node: self.node, life: u32::MAX });
-    }
-
-    /// Looks whether there is space again.
-    pub(crate) fn look_at_space(&mut self, stage: &mut Stage) {
-        if stage.now >= self.full_until {
-            self.disk.faults(|faults| faults.full = false);
-        }
-    }
-
-    pub(crate) fn break_disk(&mut self, planned: Faults) {
-        self.broken = true;
-        self.disk.faults(|faults| *faults = Faults { full: faults.full, fuse: faults.fuse, ..planned });
-    }
-
-    /// Everything is well from now on.
-    pub(crate) fn heal(&mut self, stage: &mut Stage) {
-        self.slow_until = 0;
-        self.full_until = 0;
-        self.disk.faults(|faults| *faults = Faults::default());
-        self.boot_later(stage);
     }
 
     /// Starts it again when everything else is over, to see what it has kept.
@@ -759,6 +762,11 @@ impl BrokerNode {
         Speaker { broker: self.node.0, life: self.life }
     }
 
+    /// What its clock says.
+    pub(crate) fn wall(&self, stage: &Stage) -> i64 {
+        stage.clocks(self.skew).wall.0
+    }
+
     /// Whether it was refused space at some time.
     pub(crate) fn refused_for_space(&self) -> bool {
         self.refused_while_full
@@ -768,8 +776,4 @@ impl BrokerNode {
     pub(crate) fn knows(&self, topic: &str) -> bool {
         (0..QUEUES).any(|queue| key(topic, queue).and_then(|queue| self.bounds(queue)).is_some())
     }
-}
-
-fn stage_wall(stage: &Stage, skew: i64) -> i64 {
-    stage.clocks(skew).wall.0
 }

@@ -1,7 +1,7 @@
 //! The checkers: what was promised, what was seen, and whether the store still says the same after it has been through
 //! something. Each has a name that a violation carries.
 
-use crate::disk::{DiskOp, SimDisk};
+use crate::disk::{Call, DiskOp, SimDisk};
 use crate::groups::Groups;
 use crate::net::LinkId;
 use crate::register::{Question, Register};
@@ -59,6 +59,11 @@ pub(crate) struct Shelf {
     keep_ms: u64,
     /// Bytes have gone bad: what lies in the log may be refused.
     pub(crate) rotten: bool,
+    /// They lie behind this position, and nothing told the store that what stood there was durable: from there on it may be
+    /// cut off, but not silently.
+    may_cut: u64,
+    /// A recovery was interrupted since: it may have cut them off, and what it would have said nobody has heard.
+    interrupted: bool,
     /// A sync has failed since the last start.
     failed_sync: bool,
     /// Answered with OK: by position in the log.
@@ -73,7 +78,6 @@ pub(crate) struct Shelf {
     before: Option<Before>,
     /// Queues from which retention has taken everything.
     emptied: BTreeMap<QueueKey, u64>,
-    latest_wall: i64,
     /// Losses that the contract allows: what processes up to this life said of positions from here on is void.
     void: Vec<(u32, u64)>,
 }
@@ -392,6 +396,8 @@ impl Shelf {
             flush,
             keep_ms,
             rotten: false,
+            may_cut: u64::MAX,
+            interrupted: false,
             failed_sync: false,
             kept: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -399,31 +405,37 @@ impl Shelf {
             started: 0,
             before: None,
             emptied: BTreeMap::new(),
-            latest_wall: i64::MIN,
             void: Vec::new(),
         }
     }
 
     /// What the disk was asked to do. Retention takes only what is old enough.
-    pub(crate) fn watch(&mut self, stage: &mut Stage, op: &DiskOp, wall: i64) {
-        self.latest_wall = self.latest_wall.max(wall);
+    pub(crate) fn watch(&mut self, stage: &mut Stage, op: &DiskOp) {
         match op {
-            DiskOp::Failed("sync", _) => self.failed_sync = true,
+            DiskOp::Failed(Call::Sync, _) => match (&mut self.before, self.flush) {
+                // A recovery that cannot sync what a killed process had only written may lose it as that process could have.
+                (Some(before), Flush::Async) => before.must = before.must.min(before.synced),
+                _ => self.failed_sync = true,
+            },
             DiskOp::Remove(path, content) => {
                 let name = path.strip_prefix("commitlog/").and_then(|name| name.parse::<u64>().ok());
                 let Some(start) = name else { return };
-                let mut newest = None;
-                let end = start + content.len() as u64;
-                walk(start, content, start, end, |record| newest = Some(record.stored.0));
-                let Some(newest) = newest else { return };
+                let (mut newest, end) = (None, start + content.len() as u64);
+                walk(start, content, start, end, |record| {
+                    // Clients have good clocks: whatever the broker's says, nothing is older than that.
+                    if key(record.topic, record.queue_id).is_some() {
+                        newest = newest.max(Some(record.born_at));
+                    }
+                });
                 if self.before.is_some() {
                     // Recovery drops segments behind a torn tail.
                     return;
                 }
+                let Some(newest) = newest else { return };
                 stage.happened(Rare::SegmentRemoved);
-                let keep = i64::try_from(self.keep_ms).unwrap_or(i64::MAX);
-                if self.latest_wall.saturating_sub(newest) < keep {
-                    let age = self.latest_wall - newest;
+                let age = stage.clocks(0).wall.0 - newest;
+                if age < i64::try_from(self.keep_ms).unwrap_or(i64::MAX) {
+                    let keep = self.keep_ms;
                     stage.blame(
                         "retention",
                         format!("{path} is removed when its newest message is {age} ms old; {keep} are kept"),
@@ -432,6 +444,16 @@ impl Shelf {
             }
             _ => {}
         }
+    }
+
+    /// The store was harmed while nobody had it open.
+    pub(crate) fn harmed(&mut self, may_cut: u64) {
+        (self.rotten, self.may_cut, self.interrupted) = (true, may_cut, false);
+    }
+
+    /// A start did not come to its end.
+    pub(crate) fn recovery_interrupted(&mut self) {
+        self.interrupted = true;
     }
 
     /// Whether a process of this life spoke of something that has been lost since, as the contract allows.
@@ -494,7 +516,10 @@ impl Shelf {
         if recovered.created && appended > 0 {
             stage.blame("kept-not-lost", format!("the store was made anew although its log had reached {appended}"));
         }
-        if end < must {
+        // Rot above the durable mark looks as a torn tail does, and is cut off as one; the report says how much.
+        let may_cut = std::mem::replace(&mut self.may_cut, u64::MAX);
+        let reported = self.rotten && end >= may_cut && (recovered.cut > 0 || self.interrupted);
+        if end < must && !reported {
             stage.blame(
                 "kept-not-lost",
                 format!(
@@ -508,12 +533,14 @@ impl Shelf {
                 .blame("log-is-prefix", format!("the log ends at {end} after recovery; only {appended} were appended"));
         }
         let mut excused = Vec::new();
-        if must < commit && end < commit {
+        if (must < commit || reported) && end < commit {
             // ASYNC_FLUSH and a power cut: what lies behind the new end is given up, and its offsets are free.
             excused = self.kept.split_off(&end).into_values().map(|message| message.id).collect();
             self.seen.retain(|_, message| message.at < end);
             self.void.push((life - 1, end));
-            if !excused.is_empty() {
+            if reported {
+                stage.happened(Rare::RotCut);
+            } else if !excused.is_empty() {
                 stage.happened(Rare::AsyncTailLost);
             }
         }
@@ -524,6 +551,9 @@ impl Shelf {
             stage.happened(Rare::TornTailCut);
         }
         if self.rotten {
+            if !reported {
+                stage.happened(Rare::RotHarmless);
+            }
             return excused;
         }
         self.check_log(stage, &before, min, end, disk);
@@ -590,7 +620,7 @@ impl Shelf {
             stage.happened(Rare::BatchCut);
         }
         let mut next: BTreeMap<QueueKey, u64> = BTreeMap::new();
-        let mut of_batch = 0u32;
+        let (mut of_batch, mut stored) = (0u32, i64::MIN);
         let mut kept = self.kept.range(min..end).peekable();
         let mut wrong = None;
         let mut reached = min;
@@ -601,6 +631,11 @@ impl Shelf {
             reached = walk(*start, bytes, min.max(*start), end, |record| {
                 let count = find(record.properties, property::BATCH).and_then(|count| count.parse().ok());
                 of_batch = count.unwrap_or(of_batch).saturating_sub(1);
+                if record.stored.0 < stored {
+                    let (at, now) = (record.at, record.stored);
+                    wrong = Some(("stamps", format!("times go back from {stored} to {now} at position {at}")));
+                }
+                stored = record.stored.0;
                 let Some(queue) = key(record.topic, record.queue_id) else { return };
                 let (offset, at) = (record.queue_offset.0, record.at.0);
                 if let Some(wanted) = next.insert(queue, offset + 1)

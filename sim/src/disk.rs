@@ -27,22 +27,35 @@ pub(crate) struct SimFile {
     inode: usize,
 }
 
-/// What the disk does wrong. Counters count down to the failing call; 0 is never.
+/// What the disk does wrong.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
-    pub(crate) write: u32,
-    pub(crate) sync: u32,
-    /// Of a segment of the log.
-    pub(crate) sync_log: u32,
-    pub(crate) rename: u32,
-    pub(crate) sync_dir: u32,
-    pub(crate) create: u32,
-    pub(crate) remove: u32,
-    pub(crate) read: u32,
+    /// A call that fails, once.
+    pub(crate) fails: Option<Failing>,
     /// No space for new files.
     pub(crate) full: bool,
     /// Power goes, and nothing is done any more, after so many changes.
     pub(crate) fuse: u32,
+}
+
+/// The call that fails: the `nth` of its kind from now on (the first is 1) below this folder ("": anywhere).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failing {
+    pub(crate) call: Call,
+    pub(crate) below: &'static str,
+    pub(crate) nth: u32,
+}
+
+/// What a disk can fail to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Read,
+    Write,
+    Sync,
+    SyncDir,
+    Create,
+    Rename,
+    Remove,
 }
 
 /// What was done, for the trace and for those who count rare things.
@@ -59,8 +72,26 @@ pub(crate) enum DiskOp {
     Write(Arc<str>, u64, usize),
     Sync(Arc<str>),
     Truncate(Arc<str>, u64),
-    Failed(&'static str, Arc<str>),
+    Failed(Call, Arc<str>),
+    /// A write failed after these many of its bytes.
+    Short(Arc<str>, usize),
     Full(Arc<str>),
+}
+
+impl DiskOp {
+    /// Whether it changes what a later process may find.
+    pub(crate) fn changes(&self) -> bool {
+        match self {
+            Self::Open(_) | Self::ReadIndex(_) | Self::Failed(..) | Self::Short(..) | Self::Full(_) => false,
+            Self::Create(..)
+            | Self::Rename(..)
+            | Self::Remove(..)
+            | Self::SyncDir(_)
+            | Self::Write(..)
+            | Self::Sync(_)
+            | Self::Truncate(..) => true,
+        }
+    }
 }
 
 impl fmt::Display for DiskOp {
@@ -75,7 +106,8 @@ impl fmt::Display for DiskOp {
             Self::Write(path, at, len) => write!(f, "write {path} at {at}, {len} bytes"),
             Self::Sync(path) => write!(f, "sync {path}"),
             Self::Truncate(path, len) => write!(f, "truncate {path} to {len}"),
-            Self::Failed(call, path) => write!(f, "{call} of {path} fails"),
+            Self::Failed(call, path) => write!(f, "{call:?} of {path} fails"),
+            Self::Short(path, done) => write!(f, "of what was to be written to {path}, {done} bytes are"),
             Self::Full(path) => write!(f, "no space for {path}"),
         }
     }
@@ -354,6 +386,19 @@ impl SimDisk {
             .collect()
     }
 
+    /// A name is lost although its folder was synced; of a folder, everything below it.
+    pub(crate) fn lose(&self, path: &str) {
+        let state = &mut *self.state();
+        for names in [&mut state.names, &mut state.durable] {
+            names.retain(|name, _| !name.starts_with(path));
+        }
+        state.pending.retain(|change| {
+            let (Change::Add { path: name, .. } | Change::Remove { path: name } | Change::Rename { to: name, .. }) =
+                change;
+            !name.starts_with(path)
+        });
+    }
+
     /// Synced bytes go bad: `change` gets the content of a file.
     pub(crate) fn rot(&self, path: &str, change: impl FnOnce(&mut [u8])) {
         let mut state = self.state();
@@ -380,15 +425,16 @@ impl SimDisk {
 }
 
 impl State {
-    /// Whether the call that `counter` counts fails now.
-    fn fails(&mut self, counter: fn(&mut Faults) -> &mut u32, call: &'static str, path: &Arc<str>) -> bool {
-        let counter = counter(&mut self.faults);
-        *counter = match *counter {
-            0 => return false,
-            left => left - 1,
-        };
-        let fails = *counter == 0;
+    /// Whether this call is the one that fails.
+    fn fails(&mut self, call: Call, path: &Arc<str>) -> bool {
+        let Some(failing) = self.faults.fails.as_mut() else { return false };
+        if failing.call != call || !path.starts_with(failing.below) {
+            return false;
+        }
+        failing.nth -= 1;
+        let fails = failing.nth == 0;
         if fails {
+            self.faults.fails = None;
             self.ops.push(DiskOp::Failed(call, Arc::clone(path)));
         }
         fails
@@ -437,7 +483,7 @@ impl Disk for SimDisk {
         }
         state.parent_exists(path)?;
         let name = label(path);
-        if state.fails(|f| &mut f.create, "create", &name) {
+        if state.fails(Call::Create, &name) {
             return Err(broken());
         }
         if state.faults.full {
@@ -474,7 +520,7 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.call(true)?;
-        if state.fails(|f| &mut f.rename, "rename", &label(from)) {
+        if state.fails(Call::Rename, &label(from)) {
             return Err(broken());
         }
         let node = state.names.get(from).copied().ok_or(ErrorKind::NotFound)?;
@@ -491,7 +537,7 @@ impl Disk for SimDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.call(true)?;
-        if state.fails(|f| &mut f.remove, "remove", &label(path)) {
+        if state.fails(Call::Remove, &label(path)) {
             return Err(broken());
         }
         let Some(Node::File(inode)) = state.names.remove(path) else {
@@ -506,7 +552,7 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut guard = self.call(true)?;
         let state = &mut *guard;
-        if state.fails(|f| &mut f.sync_dir, "sync of folder", &label(dir)) {
+        if state.fails(Call::SyncDir, &label(dir)) {
             return Err(broken());
         }
         let (now, later): (Vec<_>, Vec<_>) =
@@ -529,7 +575,7 @@ impl Disk for SimDisk {
 impl SimFile {
     fn read(&self, state: &mut State, at: u64, into: &mut [u8]) -> io::Result<()> {
         let path = Arc::clone(&state.inodes[self.inode].path);
-        if state.fails(|f| &mut f.read, "read", &path) {
+        if state.fails(Call::Read, &path) {
             return Err(broken());
         }
         let data = &state.inodes[self.inode].data;
@@ -565,9 +611,10 @@ impl File for SimFile {
         let state = &mut *guard;
         let at = usize::try_from(at).map_err(io::Error::other)?;
         let path = Arc::clone(&state.inodes[self.inode].path);
-        if state.fails(|f| &mut f.write, "write", &path) {
+        if state.fails(Call::Write, &path) {
             let done = usize::try_from(state.chance.below(bytes.len() as u64 + 1)).map_err(io::Error::other)?;
             state.inodes[self.inode].write(at, &bytes[..done]);
+            state.ops.push(DiskOp::Short(path, done));
             return Err(broken());
         }
         if state.faults.full && at + bytes.len() > state.inodes[self.inode].data.len() {
@@ -591,8 +638,7 @@ impl File for SimFile {
         let mut guard = self.disk.call(true)?;
         let state = &mut *guard;
         let path = Arc::clone(&state.inodes[self.inode].path);
-        let log_fails = path.starts_with("commitlog/") && state.fails(|f| &mut f.sync_log, "sync", &path);
-        if log_fails || state.fails(|f| &mut f.sync, "sync", &path) {
+        if state.fails(Call::Sync, &path) {
             state.inodes[self.inode].sync_failed(&mut state.chance);
             return Err(broken());
         }
@@ -603,160 +649,4 @@ impl File for SimFile {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SEEDS: u64 = 200;
-
-    /// What `story` leaves on the disk, over many seeds, each outcome once: `read` says what it is.
-    fn outcomes(story: impl Fn(&SimDisk), read: impl Fn(&SimDisk) -> String) -> Vec<String> {
-        let mut all: Vec<String> = (0..SEEDS)
-            .map(|seed| {
-                let disk = SimDisk::new(Chance::new(seed));
-                story(&disk);
-                read(&disk.power_cut())
-            })
-            .collect();
-        all.sort();
-        all.dedup();
-        all
-    }
-
-    /// A synced file `d/f` of two sectors of `o` in a synced folder.
-    fn start(disk: &SimDisk) -> SimFile {
-        disk.create_dir(Path::new("d")).unwrap();
-        disk.sync_dir(Path::new("")).unwrap();
-        let file = disk.create(Path::new("d/f"), 1024).unwrap();
-        file.write_at(0, &[b'o'; 1024]).unwrap();
-        file.sync_data().unwrap();
-        disk.sync_dir(Path::new("d")).unwrap();
-        file
-    }
-
-    /// The first byte of each sector of `d/f`.
-    fn sectors(disk: &SimDisk) -> String {
-        let files = disk.files("d");
-        let found = files.iter().find(|(name, _)| name == "f");
-        found.map_or("gone".to_owned(), |(_, data)| data.chunks(512).map(|s| char::from(s[0].max(b'0'))).collect())
-    }
-
-    fn names(disk: &SimDisk) -> String {
-        disk.list(Path::new("d")).unwrap().iter().map(|name| name.to_string_lossy()).collect::<Vec<_>>().join(" ")
-    }
-
-    #[test]
-    fn a_sector_is_old_or_new_and_a_sync_makes_it_new() {
-        let write = |disk: &SimDisk| start(disk).write_at(0, &[b'n'; 1024]).unwrap();
-        assert_eq!(outcomes(write, sectors), ["nn", "no", "on", "oo"]);
-        let synced = |disk: &SimDisk| {
-            let file = start(disk);
-            file.write_at(0, &[b'n'; 1024]).unwrap();
-            file.sync_data().unwrap();
-        };
-        assert_eq!(outcomes(synced, sectors), ["nn"]);
-        let twice = |disk: &SimDisk| {
-            let file = start(disk);
-            file.write_at(0, &[b'm'; 512]).unwrap();
-            file.write_at(0, &[b'n'; 512]).unwrap();
-        };
-        assert_eq!(outcomes(twice, sectors), ["mo", "no", "oo"]);
-    }
-
-    #[test]
-    fn a_kill_keeps_everything_and_ends_old_handles() {
-        let disk = SimDisk::new(Chance::new(1));
-        let file = start(&disk);
-        file.write_at(512, b"n").unwrap();
-        disk.create(Path::new("d/new"), 0).unwrap();
-        let next = disk.killed();
-        assert_eq!((sectors(&next), names(&next)), ("on".to_owned(), "f new".to_owned()));
-        assert!(file.write_at(0, b"x").is_err());
-        next.open(Path::new("d/f")).unwrap().write_at(0, b"x").unwrap();
-    }
-
-    #[test]
-    fn names_and_lengths_survive_only_when_synced() {
-        let create = |disk: &SimDisk| {
-            start(disk);
-            disk.create(Path::new("d/g"), 10).unwrap().sync_data().unwrap();
-        };
-        assert_eq!(outcomes(create, names), ["f", "f g"]);
-        let rename = |disk: &SimDisk| {
-            start(disk);
-            disk.rename(Path::new("d/f"), Path::new("d/h")).unwrap();
-        };
-        assert_eq!(outcomes(rename, names), ["f", "h"]);
-        let remove = |disk: &SimDisk| {
-            start(disk);
-            disk.remove(Path::new("d/f")).unwrap();
-        };
-        assert_eq!(outcomes(remove, sectors), ["gone", "oo"]);
-        let moved = |disk: &SimDisk| {
-            start(disk);
-            disk.create_dir(Path::new("e")).unwrap();
-            disk.create(Path::new("e/x"), 1).unwrap().sync_data().unwrap();
-            disk.rename(Path::new("e/x"), Path::new("d/x")).unwrap();
-            disk.sync_dir(Path::new("d")).unwrap();
-        };
-        let both = |disk: &SimDisk| format!("{} | {}", names(disk), disk.list(Path::new("e")).unwrap().len());
-        assert_eq!(outcomes(moved, both), ["f x | 0"]);
-        let shorter = |disk: &SimDisk| start(disk).truncate(512).unwrap();
-        assert_eq!(outcomes(shorter, sectors), ["o", "o0", "oo"]);
-        let unsynced_length = |disk: &SimDisk| {
-            start(disk);
-            disk.create(Path::new("d/g"), 10).unwrap();
-            disk.sync_dir(Path::new("d")).unwrap();
-        };
-        let length = |disk: &SimDisk| disk.open(Path::new("d/g")).unwrap().len().unwrap().to_string();
-        assert_eq!(outcomes(unsynced_length, length), ["0", "10"]);
-        let in_lost_folder = |disk: &SimDisk| {
-            disk.create_dir(Path::new("d")).unwrap();
-            disk.create(Path::new("d/f"), 512).unwrap().sync_data().unwrap();
-            disk.sync_dir(Path::new("d")).unwrap();
-        };
-        assert_eq!(outcomes(in_lost_folder, sectors), ["0", "gone"]);
-    }
-
-    #[test]
-    fn a_failed_sync_promises_nothing_and_can_look_well_until_the_power_goes() {
-        let fail = |disk: &SimDisk| {
-            let file = start(disk);
-            file.write_at(0, &[b'n'; 1024]).unwrap();
-            disk.faults(|faults| faults.sync = 1);
-            file.sync_data().unwrap_err();
-            file.sync_data().unwrap();
-            file
-        };
-        assert_eq!(outcomes(|disk| drop(fail(disk)), sectors), ["nn", "no", "on", "oo"]);
-        let fooled = |seed| {
-            let disk = SimDisk::new(Chance::new(seed));
-            fail(&disk);
-            sectors(&disk) == "nn" && sectors(&disk.power_cut()) != "nn"
-        };
-        assert!((0..SEEDS).any(fooled), "a page that is clean in memory and old on the platter");
-        let written_again = |disk: &SimDisk| {
-            let file = fail(disk);
-            file.write_at(0, &[b'n'; 1024]).unwrap();
-            file.sync_data().unwrap();
-        };
-        assert_eq!(outcomes(written_again, sectors), ["nn"]);
-    }
-
-    #[test]
-    fn faults_come_when_they_are_due_and_a_full_disk_takes_no_new_bytes() {
-        let disk = SimDisk::new(Chance::new(1));
-        let file = start(&disk);
-        disk.faults(|faults| faults.write = 2);
-        file.write_at(0, b"a").unwrap();
-        assert!(file.write_at(0, b"b").is_err());
-        file.write_at(0, b"c").unwrap();
-        disk.faults(|faults| faults.full = true);
-        assert_eq!(disk.create(Path::new("d/g"), 1).err().unwrap().kind(), ErrorKind::StorageFull);
-        assert_eq!(file.write_at(1024, b"x").unwrap_err().kind(), ErrorKind::StorageFull);
-        file.write_at(0, b"d").unwrap();
-        disk.faults(|faults| *faults = Faults { fuse: 2, ..Faults::default() });
-        file.write_at(0, b"e").unwrap();
-        assert!(file.write_at(0, b"f").is_err() && file.len().is_err() && disk.fuse_blown());
-        assert_eq!(sectors(&disk.killed()), "eo");
-    }
-}
+mod tests;

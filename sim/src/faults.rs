@@ -1,7 +1,9 @@
 //! What a universe is like and what goes wrong in it. A scenario stays within what the contract covers, or says what it
 //! demands instead.
 
-use crate::disk::Faults;
+use crate::budget::Budget;
+use crate::decay::{Damage, Harm};
+use crate::disk::{Call, Failing};
 use crate::member::{Leave, Mode};
 use crate::stage::{Due, MILLI, NodeId, SECOND, Stage};
 use keepmq_store::Flush;
@@ -28,16 +30,25 @@ pub(crate) enum Chaos {
     Partition(NodeId, NodeId, u64),
     /// What a broker has told a name server so far arrives late, after its successor has registered.
     OldWords { broker: NodeId, name_server: NodeId, stop: bool },
-    /// A wall clock jumps, by milliseconds.
-    Clock(NodeId, i64),
+    /// A wall clock jumps, by milliseconds: now, or before the next start.
+    Clock(NodeId, i64, When),
     /// A disk takes its time.
     Slow(NodeId, u64),
     /// A disk has no space for new files.
     Full(NodeId, u64),
-    /// A disk fails a call, once.
-    Broken(NodeId, Faults),
-    /// A broker is stopped; synced bytes go bad; it is started again.
-    Rot(NodeId),
+    /// A disk fails a call, once: the next such calls count, or those of the next start.
+    Broken(NodeId, Failing, When),
+    /// A broker is stopped or killed; its store is harmed; it is started again.
+    Rot(Damage),
+}
+
+/// Whom something befalls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// A broker that runs.
+    Now,
+    /// A broker at its next start.
+    AtStart,
 }
 
 /// What the contract demands of a store in this universe.
@@ -103,22 +114,9 @@ pub(crate) struct Absence {
     long: u64,
 }
 
-/// Which faults a universe has.
-#[derive(Clone, Copy, Debug, Default)]
-struct Kinds {
-    crash: bool,
-    power: bool,
-    net: bool,
-    clock: bool,
-    slow: bool,
-    full: bool,
-    broken: bool,
-    rot: bool,
-}
-
 impl Scenario {
     pub(crate) fn new(chance: &mut Chance) -> Self {
-        let kinds = Kinds::draw(chance);
+        let budget = Budget::draw(chance);
         let brokers = if chance.one_in(5) { 2 } else { 1 };
         let flush = if chance.below(10) < 7 { Flush::Sync } else { Flush::Async };
         let burst = chance.one_in(4);
@@ -126,7 +124,7 @@ impl Scenario {
             brokers,
             name_servers: 1 + (chance.below(4) / 2 + chance.below(2)) as usize,
             clients: 2 + chance.below(4) as usize,
-            demand: if kinds.rot { Demand::Detect } else { Demand::Keep },
+            demand: budget.demand(),
             flush,
             segment_bytes: *chance.pick(&[64, 64, 96, 128, 256]) * 1024,
             flush_interval_ms: *chance.pick(&[20, 200, 500]),
@@ -150,7 +148,7 @@ impl Scenario {
             pause: if burst { 6 * MILLI } else { *chance.pick(&[60, 250]) * MILLI },
             window: 24,
             rest: if chance.one_in(5) { 10 * SECOND } else { 0 },
-            ambushes: if kinds.power { chance.below(4) as u32 } else { 0 },
+            ambushes: budget.ambushes as u32,
             heal_at: SECOND * (3 + chance.below(9)),
             chaos: Vec::new(),
         };
@@ -165,7 +163,7 @@ impl Scenario {
             3 => scenario.flood(chance),
             _ => {}
         }
-        scenario.plan(kinds, chance);
+        scenario.plan(budget, chance);
         scenario
     }
 
@@ -212,7 +210,8 @@ impl Scenario {
         ]);
     }
 
-    fn plan(&mut self, kinds: Kinds, chance: &mut Chance) {
+    /// Spends the budget.
+    fn plan(&mut self, budget: Budget, chance: &mut Chance) {
         let brokers: Vec<NodeId> = (0..self.brokers).map(NodeId).collect();
         let name_servers: Vec<NodeId> = (0..self.name_servers).map(|index| NodeId(self.brokers + index)).collect();
         let nodes = self.brokers + self.name_servers + self.clients;
@@ -220,59 +219,58 @@ impl Scenario {
         let heal_at = self.heal_at;
         let mut when = move || SECOND / 2 + times.below(heal_at - SECOND / 2);
         let mut add = |chaos| self.chaos.push((when(), chaos));
-        let some = |chance: &mut Chance, yes: bool, most: u64| if yes { chance.below(most + 1) } else { 0 };
-        for _ in 0..some(chance, kinds.crash, 4) {
+        for _ in 0..budget.kills {
             add(Chaos::Kill(*chance.pick(&brokers)));
         }
-        for _ in 0..some(chance, kinds.crash, 2) {
+        for _ in 0..budget.stops {
             add(Chaos::Stop(*chance.pick(&brokers)));
         }
-        for _ in 0..some(chance, kinds.power, 5) {
+        for _ in 0..budget.power_cuts {
             add(Chaos::PowerCut(*chance.pick(&brokers)));
         }
-        for _ in 0..some(chance, kinds.crash || kinds.net, 2) {
+        for _ in 0..budget.name_servers {
             add(Chaos::NameServer(*chance.pick(&name_servers)));
         }
-        for _ in 0..some(chance, kinds.crash, 3) {
+        for _ in 0..budget.old_words {
             let (broker, name_server) = (*chance.pick(&brokers), *chance.pick(&name_servers));
             add(Chaos::OldWords { broker, name_server, stop: chance.one_in(2) });
         }
-        for _ in 0..some(chance, kinds.net, 8) {
+        for _ in 0..budget.links {
             add(Chaos::Link);
         }
-        for _ in 0..some(chance, kinds.net, 3) {
+        for _ in 0..budget.partitions {
             let (a, b) = (chance.below(nodes as u64) as usize, chance.below(nodes as u64) as usize);
             let long = MILLI * (50 + chance.below(6_000));
             add(Chaos::Partition(NodeId(a), NodeId(b), long));
         }
-        for _ in 0..some(chance, kinds.clock, 3) {
+        for _ in 0..budget.small_steps {
             let step = *chance.pick(&[-3_600_000, -1_500, -20, 20, 1_500, 3_600_000]);
-            add(Chaos::Clock(*chance.pick(&brokers), step));
+            add(Chaos::Clock(*chance.pick(&brokers), step, when_of(chance)));
         }
-        for _ in 0..some(chance, kinds.slow, 3) {
+        for _ in 0..budget.large_steps {
+            let days = *chance.pick(&[-3_650, -400, -30, -2, 2, 30, 400, 3_650]);
+            add(Chaos::Clock(*chance.pick(&brokers), days * DAY, when_of(chance)));
+        }
+        for _ in 0..budget.slow {
             let long = MILLI * (100 + chance.below(6_000));
             add(Chaos::Slow(*chance.pick(&brokers), long));
         }
-        for _ in 0..some(chance, kinds.full, 3) {
+        for _ in 0..budget.full {
             let long = MILLI * (100 + chance.below(5_000));
             add(Chaos::Full(*chance.pick(&brokers), long));
         }
-        for _ in 0..some(chance, kinds.broken, 2) {
-            let nth = 1 + chance.below(20) as u32;
-            let faults = match chance.below(12) {
-                0..=2 => Faults { write: nth, ..Faults::default() },
-                3 => Faults { sync: nth, ..Faults::default() },
-                4..=6 => Faults { sync_log: nth, ..Faults::default() },
-                7 => Faults { create: 1 + nth % 5, ..Faults::default() },
-                8 => Faults { remove: 1 + nth % 3, ..Faults::default() },
-                9 => Faults { read: nth, ..Faults::default() },
-                10 => Faults { rename: 1 + nth % 3, ..Faults::default() },
-                _ => Faults { sync_dir: 1 + nth % 3, ..Faults::default() },
-            };
-            add(Chaos::Broken(*chance.pick(&brokers), faults));
+        for _ in 0..budget.broken {
+            add(Chaos::Broken(*chance.pick(&brokers), failing(chance, When::Now), When::Now));
         }
-        if kinds.rot {
-            add(Chaos::Rot(*chance.pick(&brokers)));
+        for _ in 0..budget.broken_starts {
+            let broker = *chance.pick(&brokers);
+            add(Chaos::Broken(broker, failing(chance, When::AtStart), When::AtStart));
+            // It does not wait for a start that may never come.
+            add(Chaos::Kill(broker));
+        }
+        for _ in 0..budget.damage {
+            let harm = *chance.pick(&HARMS);
+            add(Chaos::Rot(Damage { node: *chance.pick(&brokers), harm }));
         }
         if self.brokers > 1 && chance.one_in(2) {
             let vanishes = chance.one_in(2);
@@ -300,20 +298,43 @@ impl Scenario {
     }
 }
 
-impl Kinds {
-    fn draw(chance: &mut Chance) -> Self {
-        let quiet = Self::default();
-        match chance.below(20) {
-            0 => quiet,
-            1 | 2 => Self { net: true, clock: true, ..quiet },
-            3 | 4 => Self { crash: true, ..quiet },
-            5..=7 => Self { power: true, crash: chance.one_in(2), ..quiet },
-            8 => Self { power: true, slow: true, ..quiet },
-            9 => Self { slow: true, net: chance.one_in(2), ..quiet },
-            10 | 11 => Self { full: true, crash: chance.one_in(2), power: chance.one_in(3), ..quiet },
-            12..=14 => Self { broken: true, crash: chance.one_in(2), power: chance.one_in(2), ..quiet },
-            15 | 16 => Self { rot: true, crash: chance.one_in(3), ..quiet },
-            _ => Self { crash: true, power: true, net: true, clock: true, slow: true, ..quiet },
-        }
-    }
+/// How a store at rest is harmed, more often what is likelier.
+const HARMS: [Harm; 10] = [
+    Harm::Below,
+    Harm::Below,
+    Harm::Above,
+    Harm::Above,
+    Harm::Unindexed,
+    Harm::Unindexed,
+    Harm::Name,
+    Harm::Name,
+    Harm::Log,
+    Harm::Log,
+];
+
+/// Of a clock in the hands of people.
+const DAY: i64 = 86_400_000;
+
+fn when_of(chance: &mut Chance) -> When {
+    if chance.one_in(3) { When::AtStart } else { When::Now }
+}
+
+/// A call that is going to fail. What is seldom called has not far to go, and a start makes few calls.
+fn failing(chance: &mut Chance, when: When) -> Failing {
+    let often = match when {
+        When::Now => 1 + chance.below(14) as u32,
+        When::AtStart => 1 + chance.below(4) as u32,
+    };
+    let (call, below, nth) = match chance.below(16) {
+        0..=2 => (Call::Write, "commitlog", often),
+        3 => (Call::Write, "keepmq", often),
+        4..=7 => (Call::Sync, "commitlog", often),
+        8 => (Call::Sync, "keepmq", often),
+        9 | 10 => (Call::Create, "", 1 + often % 2),
+        11 => (Call::Remove, "", 1),
+        12 => (Call::Read, "", often),
+        13 => (Call::Rename, "", 1),
+        _ => (Call::SyncDir, "", 1 + often % 2),
+    };
+    Failing { call, below, nth }
 }

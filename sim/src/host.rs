@@ -8,7 +8,7 @@ use keepmq_protocol::frame::{self, Caller, FRAME_MAX, Form, Frame, FrameError};
 use keepmq_protocol::seam::{CallError, CallId, Conn, Core, Effect, Event, Exit, Outcome};
 use keepmq_protocol::{Request, Response};
 use keepmq_world::Mono;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 /// Who listens where.
@@ -50,6 +50,8 @@ pub(crate) struct Host<C: Core> {
     dialled: BTreeMap<String, LinkId>,
     calls: BTreeMap<i32, Calling>,
     next_opaque: i32,
+    /// Name servers that were told that this broker goes.
+    left: BTreeSet<String>,
     /// Requests that wait for an answer.
     asked: BTreeMap<(Conn, i32), Asked>,
     /// Longest time that an answer may take.
@@ -111,6 +113,7 @@ impl<C: Core> Host<C> {
             dialled: BTreeMap::new(),
             calls: BTreeMap::new(),
             next_opaque: 0,
+            left: BTreeSet::new(),
             asked: BTreeMap::new(),
             closed: Vec::new(),
             probe: Conn(net.unused_link().0),
@@ -281,6 +284,9 @@ impl<C: Core> Host<C> {
         until: Mono,
     ) {
         stage.line(format_args!("{:?} asks {peer} {}", self.node, request.code()));
+        if matches!(request, Request::UnregisterBroker(_)) {
+            self.left.insert(peer.clone());
+        }
         let Some(link) = self.link(stage, net, directory, &peer) else { return };
         self.next_opaque += 1;
         let bytes = to_bytes(self.next_opaque, Form::Json, false, request);
@@ -354,6 +360,16 @@ impl<C: Core> Host<C> {
             net.send(stage, link, !dialled, bytes);
         }
         Some(Left::Answered { link, code, response_code: response.code })
+    }
+
+    /// Who waits for an answer, and for what.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = ((Conn, i32), i32)> {
+        self.asked.iter().map(|(whom, asked)| (*whom, asked.code))
+    }
+
+    /// The name servers that were told that this broker goes.
+    pub(crate) fn left(&self) -> &BTreeSet<String> {
+        &self.left
     }
 
     /// Whether a pull has waited since this was asked last although there was something for it then: the queue and offset.

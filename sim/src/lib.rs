@@ -9,18 +9,25 @@
 //!
 //! - [`states`] enumerates what a power cut may leave of a store, call by call, and [`rot`] damages it at rest.
 //!
+//! What goes wrong in a universe is paid from its budget (`budget.rs`), which also says what the contract demands then: that
+//! nothing is lost, or, where a store was harmed at rest, that whatever is missing is said. Which mistake of which broker each
+//! planted bug repeats, and which checker finds it, stands in `keepmq_world::planted`.
+//!
 //! A checker has a name. `kept-not-lost`, `log-is-prefix`, `log-unreadable`, `erased`, `batch-whole`, `dense`, `seen-then-gone`,
-//! `retention`, `open` look at a store each time it is opened again; `visible`, `order`, `bad-bytes`, `offset-reused`, `position-reused`,
+//! `stamps`, `missing`, `retention`, `open` look at a store each time it is opened again; `fence` at a broker whose disk has
+//! failed; `visible`, `order`, `bad-bytes`, `offset-reused`, `position-reused`,
 //! `timeout-place`, `offset-kept`, `one-answer`, `right-answer`, `codec`, `call`, `exit`, `read`, `woken`, `timely`, `notice`,
 //! `one-owner`, `lock-stuck`, `kv` at what is said while it runs; `routes`, `search`, `view`, `liveness` and `ledger` (the verdict) at what is true when everything is well again.
 #![forbid(unsafe_code)]
 
 mod broker_node;
+mod budget;
 mod checkers;
 mod decay;
 mod desk;
 mod disk;
 mod faults;
+mod fence;
 mod groups;
 mod host;
 mod kv_desk;

@@ -3,6 +3,7 @@
 
 use crate::broker_node::{BrokerNode, Wanted};
 use crate::checkers::{Books, QueueKey, Shelf, id_of, key, records};
+use crate::decay::Damage;
 use crate::faults::{Chaos, Demand, Scenario};
 use crate::host::{Directory, body_of};
 use crate::member::{Member, Mode};
@@ -59,6 +60,9 @@ struct Universe {
     finished: bool,
     found: BTreeSet<u64>,
 }
+
+/// No universe lasts so long, in milliseconds: a clock was set between two messages.
+const LEAP: i64 = 3_000_000;
 
 /// What somebody is lent: everything but the machines.
 macro_rules! lent {
@@ -304,7 +308,7 @@ impl Universe {
             Chaos::Stop(node) => self.broker(node, |b, lent| b.stop(lent, Wanted::Running)),
             Chaos::Retire(node) => self.broker(node, |b, lent| b.stop(lent, Wanted::Retired)),
             Chaos::Vanish(node) => self.broker(node, BrokerNode::vanish),
-            Chaos::Rot(node) => self.broker(node, BrokerNode::decay),
+            Chaos::Rot(Damage { node, harm }) => self.broker(node, |b, lent| b.decay(lent, harm)),
             Chaos::NameServer(node) => self.name_server(node, |n, lent, _| n.crash(lent)),
             Chaos::Link => self.net.trouble(&mut self.stage),
             Chaos::Partition(a, b, long) if a != b => {
@@ -321,10 +325,10 @@ impl Universe {
                     self.crash(broker, false);
                 }
             }
-            Chaos::Clock(node, by) => self.brokers[node.0].step_clock(&mut self.stage, by),
+            Chaos::Clock(node, by, when) => self.brokers[node.0].step_clock(&mut self.stage, by, when),
             Chaos::Slow(node, long) => self.brokers[node.0].slow(now + long),
             Chaos::Full(node, long) => self.brokers[node.0].full(&mut self.stage, now + long),
-            Chaos::Broken(node, faults) => self.brokers[node.0].break_disk(faults),
+            Chaos::Broken(node, failing, when) => self.brokers[node.0].break_disk(failing, when),
         }
     }
 
@@ -619,6 +623,11 @@ impl Universe {
         if records.is_empty() || self.scenario.demand == Demand::Detect {
             return;
         }
+        let wall = self.brokers[nth].wall(&self.stage);
+        if records.iter().any(|(_, stored, _)| *stored > wall) {
+            self.stage.happened(Rare::StampHeld);
+        }
+        let leaps = records.windows(2).any(|pair| pair[1].1 - pair[0].1 > LEAP);
         for _ in 0..3 {
             let (offset, stored, at) = *self.stage.chance.pick(records);
             let timestamp = stored + i64::from(self.stage.chance.one_in(2));
@@ -631,6 +640,8 @@ impl Universe {
                     "the first of {topic} queue {queue} since {timestamp} is said to be {said:?}, it is {wanted}"
                 );
                 self.stage.blame("search", what);
+            } else if leaps {
+                self.stage.happened(Rare::FoundByTime);
             }
             let view = Request::ViewMessage(ViewMessage { topic: Some(topic.into()), offset: at as i64 });
             let body = self.ask(nth, &view).as_ref().map(body_of).unwrap_or_default();

@@ -235,7 +235,7 @@ const OF_STATES: [&str; 8] = [
     "batch-cut-in-the-middle",
     "ack-before-flush",
     "offsets-restart-after-retention",
-    "mark-ahead-of-log",
+    "checkpoint-ahead",
     "recovery-trusts-names",
 ];
 /// Planted bugs that damage at rest must show.

@@ -17,7 +17,7 @@ use keepmq_protocol::request::PullFlags;
 use keepmq_protocol::seam::{Conn, Core, Effect, Event, Exit};
 use keepmq_protocol::{Request, Response, ResponseCode};
 use keepmq_store::{Disk, JobError, Lane, Recovered, Store};
-use keepmq_world::{Chance, Keyed, Mono, Now};
+use keepmq_world::{Chance, Keyed, Mono, Now, planted};
 use std::net::SocketAddr;
 
 /// The broker.
@@ -257,10 +257,12 @@ impl<D: Disk> Broker<D> {
             return;
         }
         let why = format!("the disk has failed: {error}");
-        self.cx.pending.fail(&why, &mut self.cx.effects);
+        if !planted!("waiters-left-behind") {
+            self.cx.pending.fail(&why, &mut self.cx.effects);
+        }
         self.pulling.fail(&why, &mut self.cx);
         self.cx.effects.extend(self.members.connections().map(|conn| Effect::Close { conn }));
-        if matches!(self.life, Life::Serving) {
+        if matches!(self.life, Life::Serving) && !planted!("failed-broker-stays-registered") {
             self.registration.leave(&mut self.cx);
         }
         self.life = Life::Failed { why, until: self.cx.now.mono + FAREWELL };

@@ -92,7 +92,11 @@ impl Locks {
             let known = cx.tables.topics.get(&queue.topic).filter(|_| queue.broker_name == cx.config.name);
             let queue_id = u32::try_from(queue.queue_id).ok();
             let known = known.zip(queue_id).filter(|(config, queue_id)| *queue_id < config.read_queue_nums);
-            if known.is_some() && self.take(key(request, queue), &request.client_id, now) {
+            let by = match planted!("lock-by-wall-clock") {
+                true => Mono(cx.now.wall.0.cast_unsigned() * 1_000_000),
+                false => now,
+            };
+            if known.is_some() && self.take(key(request, queue), &request.client_id, by) {
                 granted.push(queue);
             }
         }

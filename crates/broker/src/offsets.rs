@@ -111,6 +111,7 @@ impl Commits {
         }
         count_lowered(known, request.offset, cx);
         match cx.record(&MetaRecord::Offsets(vec![key.clone().at(request.offset)])) {
+            Ok(_) if planted!("commit-answered-early") => cx.reply(from, Response::ok()),
             Ok(end) => cx.reply_after(from, end, Stake::Wrote, Response::ok()),
             Err(error) => {
                 if let Some(offset) = gathered {

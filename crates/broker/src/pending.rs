@@ -171,7 +171,10 @@ impl Waiting {
     fn unknown<W>(self, why: &str) -> Effect<W> {
         let response = match self.stake {
             Stake::Wrote => Response {
-                code: ResponseCode::FlushDiskTimeout as i32,
+                code: match keepmq_world::planted!("unknown-answered-as-refusal") {
+                    true => ResponseCode::ServiceNotAvailable as i32,
+                    false => ResponseCode::FlushDiskTimeout as i32,
+                },
                 remark: Some(
                     format!("the outcome is unknown: {why}. It may survive or not; look it up, or repeat it").into(),
                 ),

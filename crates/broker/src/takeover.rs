@@ -375,11 +375,7 @@ mod tests {
         assert_eq!(take_over(&known, true), Ok(Vec::new()));
         assert_eq!(take_over(&known, false), Ok(Vec::new()));
         let emptied = [TOPICS, GROUPS, OFFSETS].map(|path| (path, Vec::new())).into();
-        assert_eq!(
-            take_over(&Beside { files: emptied, ..known }, false),
-            Ok(Vec::new()),
-            "they are exported again"
-        );
+        assert_eq!(take_over(&Beside { files: emptied, ..known }, false), Ok(Vec::new()), "they are exported again");
         assert_eq!(take_over(&Beside::default(), true), Ok(Vec::new()), "a new store");
         assert_eq!(take_over(&java(), false), Err(TakeoverError::NotAsked(TOPICS)));
         // RocketMQ was used in between, or a takeover did not come to its end.

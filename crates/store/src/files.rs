@@ -2,11 +2,12 @@ use crate::disk::{Disk, File};
 use crate::job::JobError;
 use crate::losses::{Loss, Losses};
 use bytes::Bytes;
+use keepmq_world::planted;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 /// The folder of segments, as RocketMQ names it.
 pub(crate) const LOG_DIR: &str = "commitlog";
@@ -55,8 +56,19 @@ pub struct Files<D: Disk> {
     others: Mutex<BTreeMap<PathBuf, Arc<D::File>>>,
     chunks: Mutex<Chunks>,
     windows: Mutex<Windows>,
+    /// The first call that failed for good.
+    failed: OnceLock<JobError>,
     commit: AtomicU64,
     min: AtomicU64,
+}
+
+/// Why a call of a job failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// There was no space, and nothing has changed.
+    Repeatable(JobError),
+    /// Nothing more may be changed.
+    Final(JobError),
 }
 
 /// The last sealed chunks, oldest first. Readers find in them what consumers ask for most: what has just been written.
@@ -120,8 +132,31 @@ impl<D: Disk> Files<D> {
             others: Mutex::default(),
             chunks: Mutex::default(),
             windows: Mutex::default(),
+            failed: OnceLock::new(),
             commit: AtomicU64::new(0),
             min: AtomicU64::new(0),
+        }
+    }
+
+    /// Carries out a call for a job, unless one has failed for good before, whoever made it.
+    ///
+    /// What a disk has lost is told once to each handle, to whoever syncs it next; the sync after that finds clean pages and
+    /// succeeds. So the lanes sync a segment by handles of their own, and a call that went well while another failed counts
+    /// as failed: its word may be heard first.
+    pub(crate) fn unless_failed(&self, call: impl FnOnce() -> Result<(), Failure>) -> Result<(), JobError> {
+        self.failed()?;
+        match call() {
+            Ok(()) => self.failed(),
+            Err(Failure::Repeatable(error)) => Err(error),
+            Err(Failure::Final(error)) => Err(self.failed.get_or_init(|| error).clone()),
+        }
+    }
+
+    /// The first call that failed for good, if one has.
+    fn failed(&self) -> Result<(), JobError> {
+        match self.failed.get() {
+            Some(error) if !planted!("lanes-fail-apart") => Err(error.clone()),
+            _ => Ok(()),
         }
     }
 
@@ -192,6 +227,8 @@ impl<D: Disk> Files<D> {
     pub(crate) fn open_segment(&self, base: u64) -> Result<Arc<D::File>, JobError> {
         let path = segment_path(base);
         let file = Arc::new(self.disk.open(&path).map_err(failed("open", &path))?);
+        // The background lane has done with the segments before.
+        lock(&self.others).retain(|path, _| !path.starts_with(LOG_DIR));
         self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(base, Arc::clone(&file));
         Ok(file)
     }

@@ -12,7 +12,7 @@ use keepmq_protocol::body::TagFilter;
 use keepmq_protocol::message::{self, property};
 use keepmq_protocol::record::{self, Draft, PROPERTIES_MAX};
 use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset, Topic};
-use keepmq_world::{Mono, Now, Timestamp};
+use keepmq_world::{Mono, Now, Timestamp, planted};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -279,9 +279,15 @@ impl<D: Disk> Store<D> {
     /// Appends a record for which `place` has made room.
     fn push(&mut self, draft: &Draft<'_>, now: Now) -> Appended {
         // The wall clock may go back; times in the log do not.
-        let stored = self.log.last_stored.max(now.wall);
+        let stored = match planted!("stamps-follow-the-clock") {
+            true => now.wall,
+            false => self.log.last_stored.max(now.wall),
+        };
         let ix = self.queues.find_or_add(draft.topic, draft.queue_id);
-        let queue_offset = self.queues.next(ix);
+        let queue_offset = match planted!("offset-given-twice") {
+            true => self.queues.view(ix).max,
+            false => self.queues.next(ix),
+        };
         let at = self.log.push(draft, queue_offset, stored);
         let end = self.log.appended();
         let size = u32::try_from(end - at.0).expect("a record fits into a segment");
@@ -289,8 +295,12 @@ impl<D: Disk> Store<D> {
         let tag =
             message::find(draft.added, property::TAGS).or_else(|| message::find(draft.properties, property::TAGS));
         self.queues.append(ix, Entry { at, size, tag: tag.map_or(0, message::tag_hash), stored });
-        if keepmq_world::planted!("ack-before-flush") {
+        if planted!("ack-before-flush") {
             self.advance();
+        }
+        if planted!("unflushed-visible") {
+            self.files.set_commit(end);
+            self.queues.advance(LogOffset(end), &mut self.grown);
         }
         Appended { at, end: LogOffset(end), queue_offset }
     }
@@ -317,6 +327,7 @@ impl<D: Disk> Store<D> {
             match outcome {
                 Ok(()) => self.done(task, now),
                 Err(error) if task.may_be_repeated(&error) => self.no_space(task, &error, now),
+                Err(_) if planted!("failed-job-forgotten") => {}
                 Err(error) => self.stopped = Some(Arc::new(error)),
             }
         }

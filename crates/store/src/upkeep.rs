@@ -11,7 +11,7 @@ use crate::queues::{BlockFile, BlockWrite};
 use crate::store::Store;
 use bytes::Bytes;
 use keepmq_protocol::LogOffset;
-use keepmq_world::{Mono, Now, Timestamp};
+use keepmq_world::{Mono, Now, Timestamp, planted};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -185,7 +185,7 @@ impl<D: Disk> Store<D> {
                 // The old segment is durable before the new one has its name: so a bad record in any but the last is rot.
                 steps.push(Step::Sync(Target::Segment(segment)));
                 steps.push(Step::Rename { from: NEXT.into(), to: segment_path(base) });
-                if !keepmq_world::planted!("directory-not-synced") {
+                if !planted!("directory-not-synced") {
                     steps.push(Step::SyncDir(LOG_DIR.into()));
                     steps.push(Step::SyncDir(OWN_DIR.into()));
                 }
@@ -257,7 +257,7 @@ impl<D: Disk> Store<D> {
         due.then(|| {
             self.upkeep.unsynced_since = None;
             let upto = self.log.written;
-            let steps = vec![Step::Sync(Target::Segment(self.files.base(upto)))];
+            let steps = vec![Step::Sync(Target::Path(segment_path(self.files.base(upto))))];
             Job::new(Lane::Background, Task::Sync { upto }, steps)
         })
     }
@@ -284,7 +284,7 @@ impl<D: Disk> Store<D> {
     fn next_slot(&self, log_min: u64) -> (Slot, [Step; 2]) {
         let slot = Slot {
             sequence: self.upkeep.slot.sequence + 1,
-            durable: if keepmq_world::planted!("mark-ahead-of-log") { self.log.appended() } else { self.log.synced },
+            durable: if planted!("checkpoint-ahead") { self.log.appended() } else { self.log.synced },
             log_min,
             zeroed: self.upkeep.zeroed.last,
             stored: self.log.last_stored.0,
@@ -308,7 +308,7 @@ impl<D: Disk> Store<D> {
             // The slot comes first: an index that is durable never names what the slot does not.
             let (slot, steps) = self.next_slot(self.files.min());
             let mut steps = Vec::from(steps);
-            let upto = match keepmq_world::planted!("index-ahead-of-log") {
+            let upto = match planted!("index-ahead-of-log") {
                 true => self.log.appended(),
                 false => self.log.synced,
             };
@@ -342,6 +342,9 @@ impl<D: Disk> Store<D> {
             }
         };
         let mut steps = Vec::from(replace(&snapshot_path(file.generation), file.bytes.clone()));
+        if planted!("snapshot-not-synced") {
+            steps.retain(|step| !matches!(step, Step::Sync(_)));
+        }
         steps.push(Step::SyncDir(OWN_DIR.into()));
         if self.upkeep.snapshots.len() >= 2 {
             let (oldest, _) = self.upkeep.snapshots[0];
@@ -403,7 +406,7 @@ impl<D: Disk> Store<D> {
             _ => (end + ZERO_PIECE.min(ahead / 4)).next_multiple_of(PAGE),
         };
         let (base, from, limit, target) = if named && from < segment_end && from < end + ahead / 2 {
-            (Some(base), from - base, (end + ahead).min(segment_end) - base, Target::Segment(base))
+            (Some(base), from - base, (end + ahead).min(segment_end) - base, Target::Path(segment_path(base)))
         } else if self.log.reserved == Reserved::Ready
             && self.upkeep.zeroed.reserved < ahead.min(self.config.segment_bytes)
         {

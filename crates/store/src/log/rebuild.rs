@@ -10,7 +10,7 @@ use crate::queues::{Entry, Queues};
 use keepmq_protocol::message::{self, property, sys_flag};
 use keepmq_protocol::record::{BLANK_BYTES, CRC_BYTES, Found, MIN_BYTES, Record, RecordError};
 use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset, Topic};
-use keepmq_world::Timestamp;
+use keepmq_world::{Timestamp, planted};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -94,6 +94,11 @@ impl Rebuild<'_> {
                 Stop::Blank(end) => (end, end, RecordError::Nothing),
                 Stop::Bad { at, end, why } => (end, at, why),
             };
+            if planted!("first-bad-record-ends-log") {
+                let quiet = self.window().max(self.config.zero_ahead).max(1 << 20);
+                let behind = scan.behind(end, end.saturating_add(self.window()), quiet)?;
+                return self.cut(&mut scan, end, behind.used);
+            }
             let proof = if base != last {
                 "the log goes on in the next file".to_owned()
             } else if end < log.durable {
@@ -173,7 +178,7 @@ impl Rebuild<'_> {
                 }
                 Err(error) => error,
             };
-            if missing > 0 && keepmq_world::planted!("batch-cut-in-the-middle") {
+            if missing > 0 && planted!("batch-cut-in-the-middle") {
                 self.release(&path)?;
                 return Ok(Stop::Bad { at, end: at, why });
             }
@@ -338,7 +343,7 @@ impl Rebuild<'_> {
 
     /// Erases a torn tail: what stands between the log's end and the last byte that is not zero.
     fn cut<F: File>(&self, scan: &mut Scan<F>, end: u64, used: u64) -> Result<(u64, u64), OpenError> {
-        if !keepmq_world::planted!("torn-tail-kept") {
+        if !planted!("torn-tail-kept") {
             // A record behind a torn one would return to life when the log grows up to it.
             scan.erase(end, used)?;
         }

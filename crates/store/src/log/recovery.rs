@@ -14,7 +14,7 @@ use crate::queues::Queues;
 use crate::upkeep::JAVA_ABORT;
 use keepmq_protocol::record::{Found, RecordError};
 use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset};
-use keepmq_world::{Keyed, Timestamp};
+use keepmq_world::{Keyed, Timestamp, planted};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
@@ -60,8 +60,14 @@ pub(crate) fn restore<D: Disk>(
     let own = files.list(Path::new(OWN_DIR))?;
     let mut bases = segments_of(&files.list(Path::new(LOG_DIR))?);
     let mut identity = whose(&files, config, &own, &bases)?;
-    let known = checkpoint_of(&files, &identity)?;
+    let mut known = checkpoint_of(&files, &identity)?;
     let mut snapshots = snapshots_of(&own);
+    if bases.is_empty() && planted!("missing-log-starts-empty") {
+        own.iter()
+            .filter(|name| *name != "identity")
+            .try_for_each(|name| files.remove(&Path::new(OWN_DIR).join(name)))?;
+        (known, snapshots) = (None, VecDeque::new());
+    }
     let mut recovered = Recovered { created: known.is_none() && bases.is_empty(), ..Recovered::default() };
 
     clean(&files, &own)?;
@@ -107,7 +113,10 @@ pub(crate) fn restore<D: Disk>(
     let Index { mut queues, block_files, damage } = load_index(&files, &identity, keyed, queues, log_min)?;
     queues.limit_files(config.segment_bytes / BLOCK_FILE_SHARE);
     let accept = config.accept_loss.map(|at| Accept { at: at.0, now, store_id: identity.store_id });
-    let indexed = queues.indexed().0.max(log_min);
+    let mut indexed = queues.indexed().0.max(log_min);
+    if planted!("rebuild-begins-too-late") {
+        indexed = indexed.max(slot.durable);
+    }
     let mut rebuild = Rebuild {
         config,
         queues,
@@ -123,7 +132,7 @@ pub(crate) fn restore<D: Disk>(
     let durable = slot.durable.max(indexed).max(snapshot.as_ref().map_or(0, |snapshot| snapshot.at));
     let log = Extent { bases: &bases, last: bases[bases.len() - 1], from: indexed, durable };
     let (end, cut) = rebuild.scan(&mut files, log, progress)?;
-    if end < durable {
+    if end < durable && !planted!("first-bad-record-ends-log") {
         return Err(damaged(
             &segment_path(files.base(end)),
             format!("the log ends at {end}, but everything before {durable} was durable"),
@@ -402,7 +411,7 @@ fn check_segments<D: Disk>(
             return Err(damaged(&path, format!("the file has {len} bytes, a segment has {size}")));
         }
         let expected = bases[0] + index as u64 * size;
-        if *base != expected {
+        if *base != expected && !planted!("missing-segment-skipped") {
             return Err(hole(expected, base - expected, &format!("the log goes on at {base}")));
         }
         if base % size != 0 {

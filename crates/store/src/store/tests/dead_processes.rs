@@ -87,3 +87,26 @@ fn bytes_whose_sync_failed_are_written_again_before_they_count_as_kept() {
         kept_after_all(again.disk, &shown, &format!("call {calls} failed"));
     }
 }
+
+#[test]
+fn what_one_lane_is_told_by_the_disk_holds_for_the_other() {
+    let mut rig = Rig::new(config());
+    rig.put("T", b"kept");
+    rig.settle();
+    let kept = rig.store.commit();
+    let files = rig.store.files();
+    // Both lanes have a job under way that syncs the last segment: zeroes ahead of the tail, and a message.
+    rig.put("T", &body(1, 8_000));
+    let mut flush = rig.store.next_job(rig.now).unwrap();
+    let mut zero = rig.store.next_job(rig.now).unwrap();
+    assert_eq!((flush.lane(), zero.lane()), (Lane::Flush, Lane::Background));
+    assert!(flush.step(&files).is_none(), "the message is written");
+    assert!(zero.step(&files).is_none(), "the zeroes are");
+    rig.disk.fail_after(0);
+    let background = zero.step(&files).unwrap();
+    // The file's error has been told: alone, this sync would succeed and make nothing durable.
+    let flushed = flush.step(&files).unwrap();
+    assert!(rig.store.finished(flushed, rig.now).is_err(), "its word comes first");
+    assert!(rig.store.finished(background, rig.now).is_err());
+    assert_eq!(rig.store.commit(), kept);
+}
