@@ -35,6 +35,8 @@ struct State {
     space: Option<u64>,
     /// Whether reads may be answered without waiting.
     cold: bool,
+    /// Reads fail.
+    unreadable: bool,
 }
 
 #[derive(Clone, Default)]
@@ -90,6 +92,10 @@ impl TestDisk {
 
     pub(crate) fn set_cold(&self, cold: bool) {
         self.with(|state| state.cold = cold);
+    }
+
+    pub(crate) fn set_unreadable(&self, unreadable: bool) {
+        self.with(|state| state.unreadable = unreadable);
     }
 
     /// What is left after a power cut. `keep`: how many of eight unsynced changes survive.
@@ -226,6 +232,9 @@ impl Disk for TestDisk {
             if !state.names.contains_key(path) {
                 return Err(io::ErrorKind::NotFound.into());
             }
+            if let (Some(space), Some(content)) = (&mut state.space, state.files.get(&state.names[path])) {
+                *space += content.bytes.len() as u64;
+            }
             state.name(path, None);
             Ok(())
         })
@@ -264,6 +273,9 @@ impl File for TestFile {
     }
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        if self.disk.with(|state| state.unreadable) {
+            return Err(io::Error::other("input/output error"));
+        }
         self.look(|content| {
             let from = content.bytes.get(at as usize..at as usize + into.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
             into.copy_from_slice(from);
@@ -279,8 +291,15 @@ impl File for TestFile {
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let (from, to) = (at as usize, at as usize + bytes.len());
+        self.disk.with(|state| {
+            let more = (to as u64).saturating_sub(state.files[&self.id].bytes.len() as u64);
+            if let Some(space) = &mut state.space {
+                *space = space.checked_sub(more).ok_or(io::ErrorKind::StorageFull)?;
+            }
+            Ok::<_, io::Error>(())
+        })?;
         self.change(|content| {
-            let (from, to) = (at as usize, at as usize + bytes.len());
             if content.bytes.len() < to {
                 content.bytes.resize(to, 0);
             }
