@@ -13,7 +13,9 @@ use keepmq_broker::{Broker, BrokerConfig, LiveConfig, OpenBrokerError, Serve, Ta
 use keepmq_protocol::frame::Form;
 use keepmq_protocol::seam::{CallId, Event, Exit};
 use keepmq_protocol::{Request, Response};
-use keepmq_store::{Files, Job, JobDone, Lane, LogReader, OpenError, ReadError, Served, Store, StoreConfig};
+use keepmq_store::{
+    Files, Job, JobDone, Lane, LogReader, OpenError, ReadError, Report, RetentionRules, Scrubbing, Served, Store, StoreConfig,
+};
 use keepmq_world::Chance;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -127,7 +129,7 @@ impl BrokerNode {
                 long_polling: true,
                 pull_messages: 32,
                 pull_bytes: 256 * 1024,
-                keep: Duration::from_millis(scenario.keep_ms),
+                retention: retention(scenario),
                 shown: vec![("brokerName".to_owned(), name.to_owned())],
             },
         };
@@ -144,7 +146,9 @@ impl BrokerNode {
             zero_ahead: scenario.zero_ahead,
             checkpoint_interval: Duration::from_millis(scenario.checkpoint_ms),
             snapshot_bytes: scenario.snapshot_bytes,
-            keep: Duration::from_millis(scenario.keep_ms),
+            retention: retention(scenario),
+            scrubbing: Scrubbing { bytes_per_second: 1 << 20, interval: Duration::from_secs(5) },
+            place: name.to_owned(),
             store_host: address,
             adopt: false,
             accept_loss: None,
@@ -302,6 +306,13 @@ impl BrokerNode {
         jobs.rolls |= lent.stage.counts[Rare::Rolled as usize] > before[Rare::Rolled as usize];
         jobs.snapshots |= lent.stage.counts[Rare::SnapshotWritten as usize] > before[Rare::SnapshotWritten as usize];
         lent.stage.line(format_args!("{:?} {lane:?} step of {job:?}: {done:?}", self.node));
+        if let Some(Report::Bad(what)) = done.as_ref().and_then(JobDone::report) {
+            if lent.books.shelves[self.node.0].rotten {
+                lent.stage.happened(Rare::RotReported);
+            } else if !self.broken {
+                lent.stage.blame("bad-bytes", format!("the scrub finds damage on a disk that is well: {what}"));
+            }
+        }
         let Some(done) = done else {
             let often = if jobs.rolls || jobs.snapshots { 6 } else { 25 };
             if self.ambushes > 0 && self.chance.one_in(often) {
@@ -433,7 +444,7 @@ impl BrokerNode {
                 }
                 _ => {}
             }
-            lent.books.shelves[self.node.0].watch(stage, op, stage_wall(stage, self.skew));
+            lent.books.shelves[self.node.0].watch(stage, op);
         }
     }
 
@@ -464,7 +475,7 @@ impl BrokerNode {
         self.disk.take_ops(&mut ops);
         for op in &ops {
             lent.stage.line(format_args!("disk: {op}"));
-            lent.books.shelves[self.node.0].watch(lent.stage, op, now.wall.0);
+            lent.books.shelves[self.node.0].watch(lent.stage, op);
         }
         let (store, recovered) = match opened {
             Ok(opened) if !self.disk.fuse_blown() => opened,
@@ -770,6 +781,6 @@ impl BrokerNode {
     }
 }
 
-fn stage_wall(stage: &Stage, skew: i64) -> i64 {
-    stage.clocks(skew).wall.0
+fn retention(scenario: &Scenario) -> RetentionRules {
+    RetentionRules { lag: scenario.lag, ..RetentionRules::keeping(Duration::from_millis(scenario.keep_ms)) }
 }

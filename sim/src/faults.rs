@@ -4,7 +4,7 @@
 use crate::disk::Faults;
 use crate::member::{Leave, Mode};
 use crate::stage::{Due, MILLI, NodeId, SECOND, Stage};
-use keepmq_store::Flush;
+use keepmq_store::{Flush, LagPolicy};
 use keepmq_world::Chance;
 
 /// Something goes wrong, or somebody does something drastic.
@@ -65,6 +65,8 @@ pub(crate) struct Scenario {
     pub(crate) checkpoint_ms: u64,
     pub(crate) snapshot_bytes: u64,
     pub(crate) keep_ms: u64,
+    /// What becomes of old messages that a group has not consumed.
+    pub(crate) lag: LagPolicy,
     pub(crate) flush_timeout_ms: u64,
     pub(crate) register_every_ms: u64,
     pub(crate) broker_timeout_ms: u64,
@@ -116,6 +118,9 @@ struct Kinds {
     rot: bool,
 }
 
+/// In milliseconds: as far as a clock without a battery may be off.
+const TEN_YEARS: i64 = 10 * 365 * 86_400_000;
+
 impl Scenario {
     pub(crate) fn new(chance: &mut Chance) -> Self {
         let kinds = Kinds::draw(chance);
@@ -136,6 +141,7 @@ impl Scenario {
             checkpoint_ms: *chance.pick(&[30, 200, 1000]),
             snapshot_bytes: *chance.pick(&[4 * 1024, 16 * 1024, 64 << 20]),
             keep_ms: *chance.pick(&[2_000, 6_000, 72 * 3_600_000, 72 * 3_600_000]),
+            lag: *chance.pick(&[LagPolicy::Keep, LagPolicy::Delete]),
             flush_timeout_ms: *chance.pick(&[50, 1_000, 5_000]),
             register_every_ms: *chance.pick(&[500, 2_000, 10_000]),
             broker_timeout_ms: *chance.pick(&[20_000, 120_000]),
@@ -246,7 +252,7 @@ impl Scenario {
             add(Chaos::Partition(NodeId(a), NodeId(b), long));
         }
         for _ in 0..some(chance, kinds.clock, 3) {
-            let step = *chance.pick(&[-3_600_000, -1_500, -20, 20, 1_500, 3_600_000]);
+            let step = *chance.pick(&[-TEN_YEARS, -3_600_000, -1_500, -20, 20, 1_500, 3_600_000, TEN_YEARS]);
             add(Chaos::Clock(*chance.pick(&brokers), step));
         }
         for _ in 0..some(chance, kinds.slow, 3) {

@@ -34,7 +34,7 @@ fn a_refusal_says_where_and_how_much_and_who_is_waited_for() {
     rig.wait(2 * 3_600_000);
     rig.need = Some(Need { at: LogOffset(0), group: "slow".into(), topic: "T".into(), queue_id: 0 });
     rig.settle();
-    let text = rig.append("T", b"no").unwrap_err().to_string();
+    let text = rig.append("T", &body(kept, 1000)).unwrap_err().to_string();
     for part in ["no space for the next segment", "/data/store", "4711 bytes are free", "keepmq/next", "group slow has not"] {
         assert!(text.contains(part), "{part} in {text}");
     }
@@ -47,7 +47,7 @@ fn on_a_full_disk_consumers_commit_and_old_segments_make_space_without_anybodys_
     for offset in 0..10 {
         commit(&mut rig, offset).unwrap();
         rig.settle();
-        assert!(matches!(rig.append("T", b"no"), Err(AppendError::Full(_))));
+        assert!(matches!(rig.append("T", &body(kept, 1000)), Err(AppendError::Full(_))));
     }
     // Somebody takes the last byte: only the room that the store keeps is left for a snapshot.
     rig.disk.set_space(Some(0));
