@@ -14,7 +14,8 @@ use keepmq_protocol::frame::Form;
 use keepmq_protocol::seam::{CallId, Event, Exit};
 use keepmq_protocol::{Request, Response};
 use keepmq_store::{
-    Files, Job, JobDone, Lane, LogReader, OpenError, ReadError, Report, RetentionRules, Scrubbing, Served, Store, StoreConfig,
+    Files, Job, JobDone, Lane, LogReader, OpenError, ReadError, Report, RetentionRules, Scrubbing, Served, Store,
+    StoreConfig,
 };
 use keepmq_world::Chance;
 use std::collections::VecDeque;

@@ -431,7 +431,8 @@ impl Shelf {
                 let age = self.named_at.get(&end).map_or(0, |closed| (stage.now - closed) / MILLI);
                 if age < self.keep_ms {
                     let keep = self.keep_ms;
-                    stage.blame("retention", format!("{path} is removed {age} ms after it was closed; {keep} are kept"));
+                    stage
+                        .blame("retention", format!("{path} is removed {age} ms after it was closed; {keep} are kept"));
                 }
             }
             _ => {}

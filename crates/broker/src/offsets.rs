@@ -64,8 +64,10 @@ pub(crate) fn lowest_needed<D: Disk>(cx: &Cx<D>) -> Option<Need> {
     let topics = groups.flat_map(|(group, topics)| topics.iter().map(move |(topic, queues)| (group, topic, queues)));
     let needs = topics.flat_map(|(group, topic, queues)| {
         cx.store.queues_of(topic).filter_map(move |(queue_id, view)| {
-            let offset = queues.get(&queue_id).map_or(view.min, |offset| QueueOffset(offset.unsigned_abs()));
-            let at = cx.store.position(topic, queue_id, offset)?;
+            let committed = |offset: &i64| QueueOffset(u64::try_from(*offset).unwrap_or(0));
+            let offset = queues.get(&queue_id).map_or(view.min, committed);
+            // Most groups are at the end of most queues.
+            let at = if offset < view.max { cx.store.position(topic, queue_id, offset) } else { None }?;
             Some((at, group, topic, queue_id))
         })
     });

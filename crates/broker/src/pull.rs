@@ -340,12 +340,15 @@ fn answer<D: Disk>(to: Caller, look: Look, cx: &mut Cx<D>) {
         }
         Look::Filtered(reply) => (ResponseCode::PullRetryImmediately, "NO_MATCHED_MESSAGE".into(), reply),
         Look::Nothing(reply) => (ResponseCode::PullNotFound, "OFFSET_OVERFLOW_ONE".into(), reply),
-        Look::Moved(reply) if reply.next == reply.min => (ResponseCode::PullOffsetMoved, "OFFSET_TOO_SMALL".into(), reply),
+        Look::Moved(reply) if reply.next == reply.min => {
+            (ResponseCode::PullOffsetMoved, "OFFSET_TOO_SMALL".into(), reply)
+        }
         Look::Moved(reply) => (ResponseCode::PullOffsetMoved, "OFFSET_OVERFLOW_BADLY".into(), reply),
         Look::Removed(reply, count) => {
             cx.counters.counts.lost_by_retention += count;
             let min = reply.min;
-            let text = format!("OFFSET_TOO_SMALL: retention has removed {count} messages, the queue begins at {min} now");
+            let text =
+                format!("OFFSET_TOO_SMALL: retention has removed {count} messages, the queue begins at {min} now");
             (ResponseCode::PullOffsetMoved, text.into(), reply)
         }
     };

@@ -182,7 +182,8 @@ fn storage(numbers: &Numbers, facts: &Facts, page: &mut Page) {
         .sample(&[], scrub.rounds);
     page.gauge("keepmq_scrub_damaged", "damaged records that the round under way has found, or the one before if more")
         .sample(&[], scrub.round.damaged.max(scrub.last.damaged));
-    let mut at = page.gauge("keepmq_scrub_position_bytes", "position of the log that is checked next; absent between rounds");
+    let mut at =
+        page.gauge("keepmq_scrub_position_bytes", "position of the log that is checked next; absent between rounds");
     if let Some(position) = scrub.at {
         at.sample(&[], position);
     }

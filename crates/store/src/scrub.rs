@@ -107,7 +107,8 @@ impl Scrub {
     /// `file` is what `keepmq/scrub` holds; nothing, or nothing that can be read, begins anew.
     pub(crate) fn new(config: Scrubbing, file: &[u8], store_id: [u8; 16], synced: u64, now: Mono) -> Self {
         let numbers = note::decode(*MAGIC, VERSION, store_id, file).unwrap_or_default();
-        let [rounds, began, at, r1, b1, d1, r2, b2, d2] = numbers.try_into().unwrap_or([0, 0, RESTING, 0, 0, 0, 0, 0, 0]);
+        let [rounds, began, at, r1, b1, d1, r2, b2, d2] =
+            numbers.try_into().unwrap_or([0, 0, RESTING, 0, 0, 0, 0, 0, 0]);
         Self {
             config,
             rounds,

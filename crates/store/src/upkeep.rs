@@ -417,7 +417,8 @@ impl<D: Disk> Store<D> {
 
     fn checkpoint_job(&mut self, now: Now) -> Option<Job> {
         let due = self.checkpoint_waits()
-            && (self.upkeep.is_closing() || now.mono.since(self.upkeep.checkpoint_at) >= self.config.checkpoint_interval);
+            && (self.upkeep.is_closing()
+                || now.mono.since(self.upkeep.checkpoint_at) >= self.config.checkpoint_interval);
         due.then(|| {
             self.upkeep.checkpoint_at = now.mono;
             // The slot comes first: an index that is durable never names what the slot does not.
@@ -600,6 +601,10 @@ impl<D: Disk> Store<D> {
                 self.log.closed.retain(|age| !bases.contains(&age.base));
                 self.upkeep.retention = Retention::Idle;
                 self.upkeep.removed_segments += bases.len() as u64;
+                if let Some(space) = &mut self.upkeep.space {
+                    // Until somebody looks again: what was removed by force need not be removed twice.
+                    space.free += bases.len() as u64 * self.config.segment_bytes;
+                }
             }
         }
     }

@@ -207,7 +207,8 @@ fn every_honoured_key_has_an_effect() {
             }
             // Of `cleanFileForciblyEnable`, which is off.
             ("diskSpaceCleanForciblyRatio", _) => {
-                let forced = |text: &str| setup(&format!("cleanFileForciblyEnable=true\n{text}")).unwrap().store.retention;
+                let forced =
+                    |text: &str| setup(&format!("cleanFileForciblyEnable=true\n{text}")).unwrap().store.retention;
                 assert_eq!(forced("").forced_above, Some(85));
                 assert_eq!(forced("diskSpaceCleanForciblyRatio=60").forced_above, Some(60));
             }
@@ -285,7 +286,10 @@ fn the_files_that_rocketmq_ships_load_or_are_refused_for_a_reason() {
         let loaded = read(&BROKER, &format!("{text}brokerIP1=10.0.0.5\n")).and_then(BrokerSetup::new);
         match (loaded, refused) {
             (Ok(setup), []) => {
-                assert_eq!((setup.store.flush, setup.store.retention.keep), (Flush::Async, Duration::from_secs(48 * 3600)));
+                assert_eq!(
+                    (setup.store.flush, setup.store.retention.keep),
+                    (Flush::Async, Duration::from_secs(48 * 3600))
+                );
                 assert!(setup.durability().contains("500 ms"), "{}", setup.durability());
             }
             (Err(failure), [_, ..]) => {

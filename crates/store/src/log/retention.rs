@@ -176,7 +176,8 @@ mod tests {
     fn younger_ones_go_only_by_force_and_no_more_than_that_takes() {
         let closed = closed();
         let rules = RetentionRules { forced_above: Some(85), ..RetentionRules::keeping(Duration::from_secs(1 << 40)) };
-        let with = |free| choose(&rules, &Situation { space: Some(Space { free, total: 1000 }), ..situation(&closed, 9) });
+        let with =
+            |free| choose(&rules, &Situation { space: Some(Space { free, total: 1000 }), ..situation(&closed, 9) });
         assert_eq!([150, 149, 50, 49].map(with), [None, Some(100), Some(100), Some(200)]);
         let gentle = RetentionRules { forced_above: None, ..rules };
         let space = Some(Space { free: 0, total: 1000 });

@@ -29,7 +29,8 @@ impl<D: Disk> Store<D> {
     /// When running time is written down again, if no segment is closed before.
     pub(super) fn note_due(&self) -> Option<Mono> {
         let clock = &self.upkeep.clock;
-        (!self.upkeep.is_closing()).then(|| clock.opened + Duration::from_millis(clock.saved - clock.before) + SAVED_EVERY)
+        (!self.upkeep.is_closing())
+            .then(|| clock.opened + Duration::from_millis(clock.saved - clock.before) + SAVED_EVERY)
     }
 
     pub(super) fn note_job(&mut self, now: Now) -> Option<Job> {

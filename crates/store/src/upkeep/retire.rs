@@ -53,8 +53,7 @@ impl<D: Disk> Store<D> {
     /// Lets the log begin at `target`, which [`Store::may_retire`] has answered, or before, when `need` stays; in the
     /// background. Writes down where the queues go on that are emptied by it.
     pub fn retire(&mut self, target: LogOffset, need: Option<Need>, now: Now) {
-        let (target, held) =
-            spare(self.config.retention.lag, target.0, need.as_ref(), self.config.segment_bytes);
+        let (target, held) = spare(self.config.retention.lag, target.0, need.as_ref(), self.config.segment_bytes);
         self.upkeep.held = need.filter(|_| held);
         if target <= self.files.min() {
             return;

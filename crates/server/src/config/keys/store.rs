@@ -253,7 +253,8 @@ const COLD: &str = "the limits of a pull are the same wherever its messages lie"
 const COLD_CONTROL: &str = "limits for consumers that read old messages";
 const COLD_TUNING: &str = "it belongs to limits for consumers that read old messages, which are not built yet";
 const COMPACTION: &str = "topics are never compacted";
-const DISK_FULL: &str = "sends are refused when there is no space for the next segment, and accepted again when there is";
+const DISK_FULL: &str =
+    "sends are refused when there is no space for the next segment, and accepted again when there is";
 const DLEDGER: &str = "brokers will be led by a controller, not by DLedger";
 const DUPLICATION: &str = "a log has one writer";
 const HA: &str = "it belongs to replication, which is not built yet: nobody listens there";

@@ -73,7 +73,8 @@ fn each_damaged_record_is_found_told_once_a_round_and_never_served() {
         let last = rig.store.state().scrub.last;
         assert!((3..=4).contains(&last.damaged) && last.records >= 250 - 4, "{last:?}");
         let [Report::Bad(text)] = &told[..] else { panic!("{told:?}") };
-        for part in [FIRST, &format!("position {body}, byte {body}"), &format!("position {head}"), "checksum", "magic"] {
+        for part in [FIRST, &format!("position {body}, byte {body}"), &format!("position {head}"), "checksum", "magic"]
+        {
             assert!(text.contains(part), "{part} in {text}");
         }
         rig.wait(DAY);
@@ -118,7 +119,10 @@ fn what_the_device_does_not_read_is_damaged_and_the_rest_is_looked_at() {
     rig.disk.set_unreadable(true);
     let (told, _) = round(&mut rig);
     assert!(rig.store.state().scrub.last.damaged >= 3, "{:?}", rig.store.state().scrub);
-    assert!(told.iter().all(|report| matches!(report, Report::Bad(text) if text.contains("read of commitlog/"))), "{told:?}");
+    assert!(
+        told.iter().all(|report| matches!(report, Report::Bad(text) if text.contains("read of commitlog/"))),
+        "{told:?}"
+    );
     rig.disk.set_unreadable(false);
     rig.wait(DAY);
     assert_eq!(round(&mut rig).0, vec![]);

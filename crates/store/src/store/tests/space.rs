@@ -35,7 +35,9 @@ fn a_refusal_says_where_and_how_much_and_who_is_waited_for() {
     rig.need = Some(Need { at: LogOffset(0), group: "slow".into(), topic: "T".into(), queue_id: 0 });
     rig.settle();
     let text = rig.append("T", &body(kept, 1000)).unwrap_err().to_string();
-    for part in ["no space for the next segment", "/data/store", "4711 bytes are free", "keepmq/next", "group slow has not"] {
+    for part in
+        ["no space for the next segment", "/data/store", "4711 bytes are free", "keepmq/next", "group slow has not"]
+    {
         assert!(text.contains(part), "{part} in {text}");
     }
     assert_eq!(rig.bodies("T").len(), kept);

@@ -204,7 +204,8 @@ fn a_clock_that_is_set_removes_nothing_and_times_in_the_log_stay_in_order() {
         rig.put("T", b"by another clock");
         run(&mut rig, 30_000);
         // Also for a process that knows no other clock.
-        rig = Rig::open(rig.disk.after_power_cut(&mut Chance::new(1), 0), config.clone(), Now { mono: Mono(5), wall }).unwrap();
+        rig = Rig::open(rig.disk.after_power_cut(&mut Chance::new(1), 0), config.clone(), Now { mono: Mono(5), wall })
+            .unwrap();
         rig.put("T", b"after a restart");
         run(&mut rig, 30_000);
         assert_eq!(rig.store.state().min.0, 0, "{years}");
