@@ -21,15 +21,14 @@ pub(super) const HONOURED: &[Key] = &[
     live(honoured("diskMaxUsedSpaceRatio", INT, "75")),
     live(honoured_with("cleanFileForciblyEnable", BOOL, "true", "false")),
     live(honoured("diskSpaceCleanForciblyRatio", INT, "85")),
-    // Ours.
-    live(honoured_with("retention.lagPolicy", Kind::Choice(&["keep", "delete"]), "", "keep")),
-    honoured_with("scrub.bytesPerSecond", number(0, 1 << 40), "", "8388608"),
-    honoured_with("scrub.interval", number(1_000, 31_536_000_000), "", "86400000"),
     honoured("maxMessageSize", number(1, 128 << 20), "4194304"),
     live(honoured("maxTransferBytesOnMessageInMemory", number(1, 16 << 20), "262144")),
     live(honoured("maxTransferCountOnMessageInMemory", number(1, 65_536), "32")),
     // Ours.
     honoured_with("log.io", Kind::Choice(&["direct", "buffered"]), "", "direct"),
+    live(honoured_with("retention.lagPolicy", Kind::Choice(&["keep", "delete"]), "", "keep")),
+    honoured_with("scrub.bytesPerSecond", number(0, 1 << 40), "", "8388608"),
+    honoured_with("scrub.interval", number(1_000, 31_536_000_000), "", "86400000"),
     honoured("brokerRole", Kind::Choice(&["ASYNC_MASTER", "SYNC_MASTER", "SLAVE"]), "ASYNC_MASTER"),
 ];
 
