@@ -9,7 +9,9 @@
 use crate::config::Scrubbing;
 use crate::disk::{Disk, File};
 use crate::files::{Files, segment_path};
-use crate::log::Scan;
+use crate::job::JobError;
+use crate::log::{RECORD_MAX, Scan};
+use crate::losses::Losses;
 use crate::note;
 use keepmq_protocol::record::{Found, RecordError};
 use keepmq_world::Mono;
@@ -32,8 +34,6 @@ const VERSION: u32 = 1;
 const PIECE: usize = 256 << 10;
 /// Of these at once: behind the last whole record of a piece a new read begins.
 const READ: usize = 64 << 10;
-/// No record is longer, whoever wrote it.
-const RECORD_MAX: usize = 128 << 20;
 /// Damaged places that one text names.
 const NAMED: usize = 4;
 const RESTING: u64 = u64::MAX;
@@ -195,18 +195,23 @@ impl ScrubPiece {
         let segment_end = base + files.segment_bytes;
         let end = (self.from + PIECE as u64).min(segment_end);
         let began = self.from;
-        let outcome = Scan::little(files, base, max_record, READ).and_then(|mut scan| self.walk(&mut scan, end));
+        let outcome = Scan::little(files, base, max_record, READ).and_then(|mut scan| self.walk(&mut scan, &files.losses, end));
         if let Err(error) = outcome {
             // The device's error, most likely of one sector: go on behind the piece.
-            self.damaged(base, error.to_string());
+            self.damaged(base, &error.to_string());
             (self.from, self.lost) = (end, end < segment_end);
         }
         self.looked.bytes += self.from - began;
     }
 
     /// Looks at records up to `end`, where the first one behind it begins, or at the end of the segment.
-    fn walk<F: File>(&mut self, scan: &mut Scan<F>, end: u64) -> Result<(), crate::job::JobError> {
+    fn walk<F: File>(&mut self, scan: &mut Scan<F>, losses: &Losses, end: u64) -> Result<(), JobError> {
         while self.from < end && self.from < self.until {
+            if let Some(loss) = losses.find(self.from) {
+                // Somebody knows, and has accepted it.
+                (self.from, self.lost) = (loss.to, false);
+                continue;
+            }
             if self.lost {
                 match scan.next_record(self.from, end)? {
                     Some(at) => (self.from, self.lost) = (at, false),
@@ -234,11 +239,11 @@ impl ScrubPiece {
 
     /// There should be a record, and there is none that is whole.
     fn wrong<F: File>(&mut self, scan: &Scan<F>, error: &RecordError) {
-        self.damaged(scan.base, error.to_string());
+        self.damaged(scan.base, &error.to_string());
         (self.from, self.lost) = (self.from + 1, true);
     }
 
-    fn damaged(&mut self, base: u64, what: String) {
+    fn damaged(&mut self, base: u64, what: &str) {
         self.looked.damaged += 1;
         if self.named.len() < NAMED {
             let (path, at) = (segment_path(base), self.from);
