@@ -14,7 +14,7 @@ use keepmq_protocol::frame::Form;
 use keepmq_protocol::seam::{CallId, Event, Exit};
 use keepmq_protocol::{Request, Response};
 use keepmq_store::{
-    Files, Job, JobDone, Lane, LogReader, OpenError, ReadError, Report, RetentionRules, Scrubbing, Served, Store,
+    Files, Job, JobDone, Lane, LogReader, Notice, OpenError, ReadError, RetentionRules, Scrubbing, Served, Store,
     StoreConfig,
 };
 use keepmq_world::Chance;
@@ -307,7 +307,7 @@ impl BrokerNode {
         jobs.rolls |= lent.stage.counts[Rare::Rolled as usize] > before[Rare::Rolled as usize];
         jobs.snapshots |= lent.stage.counts[Rare::SnapshotWritten as usize] > before[Rare::SnapshotWritten as usize];
         lent.stage.line(format_args!("{:?} {lane:?} step of {job:?}: {done:?}", self.node));
-        if let Some(Report::Bad(what)) = done.as_ref().and_then(JobDone::report) {
+        if let Some(Notice::Bad(what)) = done.as_ref().and_then(JobDone::notice) {
             if lent.books.shelves[self.node.0].rotten {
                 lent.stage.happened(Rare::RotReported);
             } else if !self.broken {

@@ -16,7 +16,7 @@ use keepmq_disk::OsDisk;
 use keepmq_net::{Hands, Inbox, Word};
 use keepmq_protocol::seam::Core;
 use keepmq_protocol::{Response, ResponseCode};
-use keepmq_store::{Files, Job, Lane, LogReader, Report};
+use keepmq_store::{Files, Job, Lane, LogReader, Notice};
 use rustix::process::setpriority_process;
 use rustix::thread::gettid;
 use std::io;
@@ -194,9 +194,9 @@ fn lane(
                 Some(syncs) => flush(job, &files, syncs),
                 None => {
                     let done = job.run(&files);
-                    match done.report() {
-                        Some(Report::Normal(what)) => tracing::info!("{what}"),
-                        Some(Report::Bad(what)) => tracing::error!("{what}"),
+                    match done.notice() {
+                        Some(Notice::Normal(what)) => tracing::info!("{what}"),
+                        Some(Notice::Bad(what)) => tracing::error!("{what}"),
                         None => {}
                     }
                     done.into()

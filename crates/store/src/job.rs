@@ -136,7 +136,7 @@ pub(crate) enum Step {
 
 /// What an operator should read about a job that has ended, in the process's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
+pub enum Notice {
     /// As it should be.
     Normal(String),
     /// Somebody has to do something.
@@ -276,10 +276,10 @@ fn believed(answer: io::Result<()>) -> io::Result<()> {
 
 impl JobDone {
     /// What an operator should read about it.
-    pub fn report(&self) -> Option<Report> {
+    pub fn notice(&self) -> Option<Notice> {
         match &self.task {
-            Task::Retire { told, .. } if self.outcome.is_ok() => Some(Report::Normal(told.clone())),
-            Task::Scrub(piece) => piece.report().map(Report::Bad),
+            Task::Retire { told, .. } if self.outcome.is_ok() => Some(Notice::Normal(told.clone())),
+            Task::Scrub(piece) => piece.notice().map(Notice::Bad),
             _ => None,
         }
     }

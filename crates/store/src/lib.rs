@@ -37,7 +37,7 @@ mod disk;
 pub use disk::{Disk, File};
 
 mod job;
-pub use job::{Files, Job, JobDone, JobError, Lane, Report};
+pub use job::{Files, Job, JobDone, JobError, Lane, Notice};
 
 mod files;
 

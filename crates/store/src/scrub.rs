@@ -195,7 +195,8 @@ impl ScrubPiece {
         let segment_end = base + files.segment_bytes;
         let end = (self.from + PIECE as u64).min(segment_end);
         let began = self.from;
-        let outcome = Scan::little(files, base, max_record, READ).and_then(|mut scan| self.walk(&mut scan, &files.losses, end));
+        let outcome =
+            Scan::little(files, base, max_record, READ).and_then(|mut scan| self.walk(&mut scan, &files.losses, end));
         if let Err(error) = outcome {
             // The device's error, most likely of one sector: go on behind the piece.
             self.damaged(base, &error.to_string());
@@ -252,7 +253,7 @@ impl ScrubPiece {
     }
 
     /// What an operator must know; `None` when all is well.
-    pub(crate) fn report(&self) -> Option<String> {
+    pub(crate) fn notice(&self) -> Option<String> {
         let damaged = self.looked.damaged;
         (damaged > 0).then(|| {
             format!(

@@ -2,7 +2,7 @@
 
 use super::upkeep::run;
 use super::*;
-use crate::job::Report;
+use crate::job::Notice;
 
 const DAY: u64 = 24 * 3_600_000;
 const FIRST: &str = "commitlog/00000000000000000000";
@@ -23,13 +23,13 @@ fn filled(config: &StoreConfig) -> (Rig, Vec<Appended>) {
 }
 
 /// Runs until the round is over; what was told, and how long it took.
-fn round(rig: &mut Rig) -> (Vec<Report>, u64) {
+fn round(rig: &mut Rig) -> (Vec<Notice>, u64) {
     let (files, rounds) = (rig.store.files(), rig.store.state().scrub.rounds);
     let (mut told, mut took) = (Vec::new(), 0);
     while rig.store.state().scrub.rounds == rounds {
         while let Some(job) = rig.store.next_job(rig.now) {
             let done = job.run(&files);
-            told.extend(done.report());
+            told.extend(done.notice());
             rig.store.finished(done, rig.now).unwrap();
         }
         rig.wait(5);
@@ -72,7 +72,7 @@ fn each_damaged_record_is_found_told_once_a_round_and_never_served() {
         let (told, _) = round(&mut rig);
         let last = rig.store.state().scrub.last;
         assert!((3..=4).contains(&last.damaged) && last.records >= 250 - 4, "{last:?}");
-        let [Report::Bad(text)] = &told[..] else { panic!("{told:?}") };
+        let [Notice::Bad(text)] = &told[..] else { panic!("{told:?}") };
         for part in [FIRST, &format!("position {body}, byte {body}"), &format!("position {head}"), "checksum", "magic"]
         {
             assert!(text.contains(part), "{part} in {text}");
@@ -120,7 +120,7 @@ fn what_the_device_does_not_read_is_damaged_and_the_rest_is_looked_at() {
     let (told, _) = round(&mut rig);
     assert!(rig.store.state().scrub.last.damaged >= 3, "{:?}", rig.store.state().scrub);
     assert!(
-        told.iter().all(|report| matches!(report, Report::Bad(text) if text.contains("read of commitlog/"))),
+        told.iter().all(|report| matches!(report, Notice::Bad(text) if text.contains("read of commitlog/"))),
         "{told:?}"
     );
     rig.disk.set_unreadable(false);

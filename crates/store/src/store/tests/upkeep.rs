@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::LagPolicy;
-use crate::job::Report;
+use crate::job::Notice;
 use crate::meta::QueueEnd;
 
 const HOUR: u64 = 3_600_000;
@@ -285,11 +285,11 @@ fn what_is_removed_is_told() {
         let files = rig.store.files();
         while let Some(job) = rig.store.next_job(rig.now) {
             let done = job.run(&files);
-            told.extend(done.report());
+            told.extend(done.notice());
             rig.store.finished(done, rig.now).unwrap();
         }
     }
-    let [Report::Normal(text)] = &told[..] else { panic!("{told:?}") };
+    let [Notice::Normal(text)] = &told[..] else { panic!("{told:?}") };
     for part in ["2 segments", "positions 0 to 131072", "2 queues", "queue 0 of Old at 50", "queue 0 of T at "] {
         assert!(text.contains(part), "{part} in {text}");
     }
