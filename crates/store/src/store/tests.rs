@@ -76,8 +76,9 @@ impl Rig {
 
     fn try_settle(&mut self) -> Result<(), Arc<JobError>> {
         let files = self.store.files();
-        self.retire();
-        while let Some(job) = self.store.next_job(self.now) {
+        loop {
+            self.retire();
+            let Some(job) = self.store.next_job(self.now) else { break };
             self.store.finished(job.run(&files), self.now)?;
         }
         let due = self.store.deadline();
