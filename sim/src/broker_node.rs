@@ -14,7 +14,10 @@ use keepmq_broker::{Broker, BrokerConfig, LiveConfig, OpenBrokerError, Serve, Ta
 use keepmq_protocol::frame::Form;
 use keepmq_protocol::seam::{CallId, Conn, Event, Exit};
 use keepmq_protocol::{Request, Response};
-use keepmq_store::{Files, Job, JobDone, Lane, LogReader, OpenError, ReadError, Served, Store, StoreConfig};
+use keepmq_store::{
+    Files, Job, JobDone, Lane, LogReader, Notice, OpenError, ReadError, RetentionRules, Scrubbing, Served, Store,
+    StoreConfig,
+};
 use keepmq_world::Chance;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -151,7 +154,7 @@ impl BrokerNode {
                 long_polling: true,
                 pull_messages: 32,
                 pull_bytes: 256 * 1024,
-                keep: Duration::from_millis(scenario.keep_ms),
+                retention: retention(scenario),
                 shown: vec![("brokerName".to_owned(), name.to_owned())],
             },
         };
@@ -168,7 +171,9 @@ impl BrokerNode {
             zero_ahead: scenario.zero_ahead,
             checkpoint_interval: Duration::from_millis(scenario.checkpoint_ms),
             snapshot_bytes: scenario.snapshot_bytes,
-            keep: Duration::from_millis(scenario.keep_ms),
+            retention: retention(scenario),
+            scrubbing: Scrubbing { bytes_per_second: 1 << 20, interval: Duration::from_secs(5) },
+            place: name.to_owned(),
             store_host: address,
             adopt: false,
             accept_loss: None,
@@ -351,6 +356,13 @@ impl BrokerNode {
         jobs.rolls |= lent.stage.counts[Rare::Rolled as usize] > before[Rare::Rolled as usize];
         jobs.snapshots |= lent.stage.counts[Rare::SnapshotWritten as usize] > before[Rare::SnapshotWritten as usize];
         lent.stage.line(format_args!("{:?} {lane:?} step of {job:?}: {done:?}", self.node));
+        if let Some(Notice::Bad(what)) = done.as_ref().and_then(JobDone::notice) {
+            if lent.books.shelves[self.node.0].rotten {
+                lent.stage.happened(Rare::RotReported);
+            } else if !self.broken {
+                lent.stage.blame("bad-bytes", format!("the scrub finds damage on a disk that is well: {what}"));
+            }
+        }
         let Some(done) = done else {
             let often = if jobs.rolls || jobs.snapshots { 6 } else { 25 };
             if self.ambushes > 0 && self.chance.one_in(often) {
@@ -776,4 +788,8 @@ impl BrokerNode {
     pub(crate) fn knows(&self, topic: &str) -> bool {
         (0..QUEUES).any(|queue| key(topic, queue).and_then(|queue| self.bounds(queue)).is_some())
     }
+}
+
+fn retention(scenario: &Scenario) -> RetentionRules {
+    RetentionRules { lag: scenario.lag, ..RetentionRules::keeping(Duration::from_millis(scenario.keep_ms)) }
 }

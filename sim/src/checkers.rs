@@ -5,7 +5,7 @@ use crate::disk::{Call, DiskOp, SimDisk};
 use crate::groups::Groups;
 use crate::net::LinkId;
 use crate::register::{Question, Register};
-use crate::stage::Stage;
+use crate::stage::{MILLI, Stage};
 use crate::trace::Rare;
 use crate::workload::TOPICS;
 use keepmq_ledger::{Answer, Entry, Finding, Ledger};
@@ -78,6 +78,8 @@ pub(crate) struct Shelf {
     before: Option<Before>,
     /// Queues from which retention has taken everything.
     emptied: BTreeMap<QueueKey, u64>,
+    /// When each segment got its name, by its position: the one before it was closed by then.
+    named_at: BTreeMap<u64, u64>,
     /// Losses that the contract allows: what processes up to this life said of positions from here on is void.
     void: Vec<(u32, u64)>,
 }
@@ -405,41 +407,43 @@ impl Shelf {
             started: 0,
             before: None,
             emptied: BTreeMap::new(),
+            named_at: BTreeMap::new(),
             void: Vec::new(),
         }
     }
 
-    /// What the disk was asked to do. Retention takes only what is old enough.
+    /// What the disk was asked to do. Retention takes only what is old enough, whatever the wall clock says.
     pub(crate) fn watch(&mut self, stage: &mut Stage, op: &DiskOp) {
+        let segment = |path: &str| path.strip_prefix("commitlog/").and_then(|name| name.parse::<u64>().ok());
         match op {
             DiskOp::Failed(Call::Sync, _) => match (&mut self.before, self.flush) {
                 // A recovery that cannot sync what a killed process had only written may lose it as that process could have.
                 (Some(before), Flush::Async) => before.must = before.must.min(before.synced),
                 _ => self.failed_sync = true,
             },
+            DiskOp::Rename(_, path) => {
+                if let Some(start) = segment(path) {
+                    self.named_at.insert(start, stage.now);
+                }
+            }
             DiskOp::Remove(path, content) => {
-                let name = path.strip_prefix("commitlog/").and_then(|name| name.parse::<u64>().ok());
-                let Some(start) = name else { return };
-                let (mut newest, end) = (None, start + content.len() as u64);
-                walk(start, content, start, end, |record| {
-                    // Clients have good clocks: whatever the broker's says, nothing is older than that.
-                    if key(record.topic, record.queue_id).is_some() {
-                        newest = newest.max(Some(record.born_at));
-                    }
-                });
+                let Some(start) = segment(path) else { return };
+                let end = start + content.len() as u64;
+                let mut records = 0;
+                walk(start, content, start, end, |_| records += 1);
+                if records == 0 {
+                    return;
+                }
                 if self.before.is_some() {
                     // Recovery drops segments behind a torn tail.
                     return;
                 }
-                let Some(newest) = newest else { return };
                 stage.happened(Rare::SegmentRemoved);
-                let age = stage.clocks(0).wall.0 - newest;
-                if age < i64::try_from(self.keep_ms).unwrap_or(i64::MAX) {
+                let age = self.named_at.get(&end).map_or(0, |closed| (stage.now - closed) / MILLI);
+                if age < self.keep_ms {
                     let keep = self.keep_ms;
-                    stage.blame(
-                        "retention",
-                        format!("{path} is removed when its newest message is {age} ms old; {keep} are kept"),
-                    );
+                    stage
+                        .blame("retention", format!("{path} is removed {age} ms after it was closed; {keep} are kept"));
                 }
             }
             _ => {}

@@ -6,7 +6,7 @@ use crate::decay::{Damage, Harm};
 use crate::disk::{Call, Failing};
 use crate::member::{Leave, Mode};
 use crate::stage::{Due, MILLI, NodeId, SECOND, Stage};
-use keepmq_store::Flush;
+use keepmq_store::{Flush, LagPolicy};
 use keepmq_world::Chance;
 
 /// Something goes wrong, or somebody does something drastic.
@@ -76,6 +76,8 @@ pub(crate) struct Scenario {
     pub(crate) checkpoint_ms: u64,
     pub(crate) snapshot_bytes: u64,
     pub(crate) keep_ms: u64,
+    /// What becomes of old messages that a group has not consumed.
+    pub(crate) lag: LagPolicy,
     pub(crate) flush_timeout_ms: u64,
     pub(crate) register_every_ms: u64,
     pub(crate) broker_timeout_ms: u64,
@@ -134,6 +136,7 @@ impl Scenario {
             checkpoint_ms: *chance.pick(&[30, 200, 1000]),
             snapshot_bytes: *chance.pick(&[4 * 1024, 16 * 1024, 64 << 20]),
             keep_ms: *chance.pick(&[2_000, 6_000, 72 * 3_600_000, 72 * 3_600_000]),
+            lag: *chance.pick(&[LagPolicy::Keep, LagPolicy::Delete]),
             flush_timeout_ms: *chance.pick(&[50, 1_000, 5_000]),
             register_every_ms: *chance.pick(&[500, 2_000, 10_000]),
             broker_timeout_ms: *chance.pick(&[20_000, 120_000]),

@@ -24,6 +24,7 @@ use keepmq_world::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The name of `frame::VERSION`.
 const VERSION_NAME: &str = "V5_3_3";
@@ -363,7 +364,7 @@ pub(crate) fn change_broker_config<D: Disk>(from: Caller, text: &str, changing: 
 /// Lets another configuration hold. All that was made from the old one is made again.
 pub(crate) fn apply<D: Disk>(live: LiveConfig, cx: &mut Cx<D>) {
     cx.pending.set_timeout(live.flush_timeout);
-    cx.store.keep_for(live.keep);
+    cx.store.set_retention(live.retention.clone());
     let of_topics = |live: &LiveConfig| (live.permission, live.auto_create_topic, live.default_topic_queues);
     if of_topics(&live) != of_topics(&cx.config.live) {
         cx.tables.topics.reconfigure(&live, cx.now.wall);
@@ -409,7 +410,7 @@ pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, l
         ("brokerVersion", keepmq_protocol::frame::VERSION.to_string()),
         ("brokerVersionDesc", VERSION_NAME.to_owned()),
         ("bootTimestamp", cx.counters.started.to_string()),
-        ("runtime", runtime(cx.now.wall.0 - cx.counters.started.0)),
+        ("runtime", runtime(cx.now.mono.since(cx.counters.since))),
         // Since the start: what was before is not counted.
         ("msgPutTotalYesterdayMorning", yesterday.messages_in.to_string()),
         ("msgPutTotalTodayMorning", today.messages_in.to_string()),
@@ -457,6 +458,11 @@ pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, l
         ("keepmqUnsyncedBytes", behind(state.synced).to_string()),
         ("keepmqStoreStopped", state.stopped.to_string()),
         ("keepmqDiskFull", state.full.to_string()),
+        ("keepmqLostByRetention", counts.lost_by_retention.to_string()),
+        ("keepmqSegmentsRemoved", state.removed_segments.to_string()),
+        ("keepmqRetentionHeld", state.held.to_string()),
+        ("keepmqScrubRounds", state.scrub.rounds.to_string()),
+        ("keepmqScrubDamaged", state.scrub.round.damaged.max(state.scrub.last.damaged).to_string()),
         ("keepmqOffsetsLowered", counts.offsets_lowered.to_string()),
         ("keepmqOffsetsIgnored", counts.offsets_ignored.to_string()),
         ("keepmqSubscriptionsDiffer", counts.subscriptions_differ.to_string()),
@@ -471,8 +477,8 @@ pub(crate) fn runtime_info<D: Disk>(from: Caller, active: bool, parked: usize, l
     cx.reply(from, Response::ok().with_body(json!({ "table": table }).to_string()));
 }
 
-fn runtime(millis: i64) -> String {
-    let seconds = millis.max(0) / 1000;
+fn runtime(passed: Duration) -> String {
+    let seconds = passed.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     format!("[ {days} days, {hours} hours, {minutes} minutes, {} seconds ]", seconds % 60)
 }

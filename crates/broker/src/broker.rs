@@ -4,7 +4,7 @@ use crate::cx::Cx;
 use crate::locks::Locks;
 use crate::members::Members;
 use crate::numbers::Numbers;
-use crate::offsets::Commits;
+use crate::offsets::{Commits, lowest_needed};
 use crate::pull::Pulling;
 use crate::registration::{FAREWELL, Registration};
 use crate::send::Sending;
@@ -248,7 +248,7 @@ impl<D: Disk> Broker<D> {
         self.life = Life::Closing;
         self.commits.flush(&mut self.cx);
         self.pulling.stop(&mut self.cx);
-        self.cx.store.close(self.cx.tables.encode(), self.cx.tables.export());
+        self.cx.store.close(self.cx.tables.encode(), self.cx.tables.export(), self.cx.now);
     }
 
     /// A write or sync has failed: what was appended and not kept is unknown, and stays so until the restart reads the disk.
@@ -315,6 +315,14 @@ impl<D: Disk> Broker<D> {
         }
     }
 
+    /// What is old goes, but for what a group has not consumed.
+    fn retire(&mut self) {
+        if let Some(target) = self.cx.store.may_retire(self.cx.now) {
+            let need = lowest_needed(&self.cx);
+            self.cx.store.retire(target, need, self.cx.now);
+        }
+    }
+
     fn save_if_wanted(&mut self) {
         if self.cx.store.wants_tables() {
             self.cx.store.save(self.cx.tables.encode());
@@ -368,7 +376,12 @@ impl<D: Disk> Core for Broker<D> {
                 }
                 self.cx.counters.job_ended(self.cx.store.state().flushes, now.mono);
             }
-            Event::Space { free } => self.cx.counters.free = Some(free),
+            Event::Space { free } => {
+                self.cx.counters.free = Some(free);
+                if let Some(total) = self.cx.config.disk_bytes {
+                    self.cx.store.set_space(free, total);
+                }
+            }
             Event::Tick => {}
             Event::Stop => self.on_stop(),
         }
@@ -383,6 +396,7 @@ impl<D: Disk> Core for Broker<D> {
             return None;
         }
         // Only now, when the events of a turn have been handled, their records are sealed: together.
+        self.retire();
         self.save_if_wanted();
         let cx = &mut self.cx;
         let job = cx.store.next_job(cx.now)?;

@@ -1,3 +1,4 @@
+use keepmq_store::RetentionRules;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -55,8 +56,8 @@ pub struct LiveConfig {
     pub pull_messages: u32,
     /// Most bytes of one pull (`maxTransferBytesOnMessageInMemory`).
     pub pull_bytes: u32,
-    /// How long messages are kept (`fileReservedTime`); what the store was opened with.
-    pub keep: Duration,
+    /// Which segments go when; what the store was opened with.
+    pub retention: RetentionRules,
     /// Every effective key with its value, for GET_BROKER_CONFIG.
     pub shown: Vec<(String, String)>,
 }

@@ -31,6 +31,8 @@ pub struct Counts {
     pub pulls_found: u64,
     /// Pulls that found nothing.
     pub pulls_missed: u64,
+    /// Messages that pulls asked for, or had to pass, and that retention had removed.
+    pub lost_by_retention: u64,
     /// Pulls that were not held because too many were.
     pub pulls_not_parked: u64,
     /// Pulls that were held.
@@ -121,6 +123,8 @@ pub(crate) struct Counters {
     pub(crate) mornings: [Counts; 2],
     day: i64,
     pub(crate) started: Timestamp,
+    /// The same moment, for whoever asks how long ago that was.
+    pub(crate) since: Mono,
     /// Free bytes on the store's disk, as last reported.
     pub(crate) free: Option<u64>,
     /// Counts of earlier times, at least `STEP` apart, no older than the longest window.
@@ -144,6 +148,7 @@ impl Counters {
             mornings: [counts; 2],
             day: day(now.wall),
             started: now.wall,
+            since: now.mono,
             free: None,
             samples: VecDeque::from([(now.mono, counts)]),
         }

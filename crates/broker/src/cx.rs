@@ -112,7 +112,7 @@ pub(crate) fn not_appended(error: &AppendError) -> Box<Response> {
         AppendError::Busy { .. } | AppendError::Reserving => busy(error),
         AppendError::Full(_) => refuse(
             ResponseCode::ServiceNotAvailable,
-            format!("the disk is full: {error}. Make room; the broker then accepts messages again by itself"),
+            format!("the disk is full: {error}. Make room there; the broker then accepts messages again by itself"),
         ),
         AppendError::Stopped(_) => {
             refuse(ResponseCode::ServiceNotAvailable, format!("{error}. Send to another broker"))

@@ -4,8 +4,8 @@ use crate::pending::Stake;
 use keepmq_protocol::frame::Caller;
 use keepmq_protocol::request::{QueryOffset, UpdateOffset};
 use keepmq_protocol::response::ResponseHeader;
-use keepmq_protocol::{Response, ResponseCode};
-use keepmq_store::{AppendError, Disk, MetaRecord, OffsetCommit};
+use keepmq_protocol::{QueueOffset, Response, ResponseCode};
+use keepmq_store::{AppendError, Disk, MetaRecord, Need, OffsetCommit};
 use keepmq_world::{Mono, planted};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -55,6 +55,24 @@ impl Offsets {
     pub(crate) fn remove_group(&mut self, group: &str) {
         self.table.remove(group);
     }
+}
+
+/// The lowest place in the log that a group has not consumed: of each group that exists, in each topic in which it has
+/// committed something. A queue where it has no offset counts from its first message, as in its lag.
+pub(crate) fn lowest_needed<D: Disk>(cx: &Cx<D>) -> Option<Need> {
+    let groups = cx.tables.offsets.all().iter().filter(|(group, _)| cx.tables.groups.get(group).is_some());
+    let topics = groups.flat_map(|(group, topics)| topics.iter().map(move |(topic, queues)| (group, topic, queues)));
+    let needs = topics.flat_map(|(group, topic, queues)| {
+        cx.store.queues_of(topic).filter_map(move |(queue_id, view)| {
+            let committed = |offset: &i64| QueueOffset(u64::try_from(*offset).unwrap_or(0));
+            let offset = queues.get(&queue_id).map_or(view.min, committed);
+            // Most groups are at the end of most queues.
+            let at = if offset < view.max { cx.store.position(topic, queue_id, offset) } else { None }?;
+            Some((at, group, topic, queue_id))
+        })
+    });
+    let (at, group, topic, queue_id) = needs.min_by_key(|(at, ..)| *at)?;
+    Some(Need { at, group: group.clone(), topic: topic.clone(), queue_id })
 }
 
 /// Commits that came without a wish for an answer, gathered into few records: the last per queue, equal ones dropped.

@@ -12,6 +12,7 @@ use keepmq_protocol::seam::Conn;
 use keepmq_protocol::{QueueOffset, Response, ResponseCode, Topic};
 use keepmq_store::{Disk, Limits, QueueView, ReadPlan, Selection};
 use keepmq_world::Mono;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Most entries looked at for one pull (RocketMQ: `maxFilterMessageSize` of 20-byte entries).
@@ -50,8 +51,10 @@ enum Look {
     Filtered(PullReply),
     /// There is nothing yet at this offset.
     Nothing(PullReply),
-    /// The offset is not one of the queue.
+    /// The offset is not one of the queue: it is too high, or negative, or was one before the topic was deleted.
     Moved(PullReply),
+    /// So many messages from the offset on have been removed.
+    Removed(PullReply, u64),
 }
 
 impl Pulling {
@@ -303,14 +306,16 @@ fn limits<D: Disk>(pull: &Pull<'_>, cx: &Cx<D>) -> Limits {
 
 /// Source: RocketMQ `GetMessageStatus` and its mapping to codes.
 fn look<D: Disk>(topic: &str, queue_id: u32, offset: i64, filter: &TagFilter, limits: Limits, cx: &Cx<D>) -> Look {
-    let (min, max) =
-        cx.store.queue(topic, queue_id).map_or_else(Default::default, |view: QueueView| (view.min, view.max));
+    let (min, max, has_lost) = cx
+        .store
+        .queue(topic, queue_id)
+        .map_or_else(Default::default, |view: QueueView| (view.min, view.max, view.has_lost));
     let reply = |next| PullReply { suggest_broker: 0, next, min, max };
     let Ok(from) = u64::try_from(offset).map(QueueOffset) else {
         return Look::Moved(reply(min));
     };
     if from < min {
-        return Look::Moved(reply(min));
+        return if has_lost { Look::Removed(reply(min), min.0 - from.0) } else { Look::Moved(reply(min)) };
     }
     if from > max {
         return Look::Moved(reply(max));
@@ -328,15 +333,24 @@ fn look<D: Disk>(topic: &str, queue_id: u32, offset: i64, filter: &TagFilter, li
 }
 
 fn answer<D: Disk>(to: Caller, look: Look, cx: &mut Cx<D>) {
-    let (code, status, reply) = match look {
+    let (code, status, reply): (_, Cow<'static, str>, _) = match look {
         Look::Found(plan, reply) => {
             cx.counters.counts.pulls_found += 1;
             return cx.serve(Serve { to, plan, answer: Answer::Pull(reply) });
         }
-        Look::Filtered(reply) => (ResponseCode::PullRetryImmediately, "NO_MATCHED_MESSAGE", reply),
-        Look::Nothing(reply) => (ResponseCode::PullNotFound, "OFFSET_OVERFLOW_ONE", reply),
-        Look::Moved(reply) if reply.next == reply.min => (ResponseCode::PullOffsetMoved, "OFFSET_TOO_SMALL", reply),
-        Look::Moved(reply) => (ResponseCode::PullOffsetMoved, "OFFSET_OVERFLOW_BADLY", reply),
+        Look::Filtered(reply) => (ResponseCode::PullRetryImmediately, "NO_MATCHED_MESSAGE".into(), reply),
+        Look::Nothing(reply) => (ResponseCode::PullNotFound, "OFFSET_OVERFLOW_ONE".into(), reply),
+        Look::Moved(reply) if reply.next == reply.min => {
+            (ResponseCode::PullOffsetMoved, "OFFSET_TOO_SMALL".into(), reply)
+        }
+        Look::Moved(reply) => (ResponseCode::PullOffsetMoved, "OFFSET_OVERFLOW_BADLY".into(), reply),
+        Look::Removed(reply, count) => {
+            cx.counters.counts.lost_by_retention += count;
+            let min = reply.min;
+            let text =
+                format!("OFFSET_TOO_SMALL: retention has removed {count} messages, the queue begins at {min} now");
+            (ResponseCode::PullOffsetMoved, text.into(), reply)
+        }
     };
     cx.counters.counts.pulls_missed += 1;
     cx.reply(to, Response::refuse(code, status).with_header(ResponseHeader::Pull(reply)));

@@ -6,7 +6,7 @@ use keepmq_protocol::header::Str;
 use keepmq_protocol::request::{Pull, Send, SendHeader, SendVia};
 use keepmq_protocol::seam::{CallId, Conn, Core, Effect, Event, Outcome};
 use keepmq_protocol::{Request, Response};
-use keepmq_store::{Disk, File, Flush, Job, Lane, Store, StoreConfig};
+use keepmq_store::{Disk, File, Flush, Job, Lane, RetentionRules, Scrubbing, Store, StoreConfig};
 use keepmq_world::{Mono, Now, Timestamp};
 use std::collections::BTreeMap;
 use std::io;
@@ -176,7 +176,7 @@ pub(crate) fn live() -> LiveConfig {
         long_polling: true,
         pull_messages: 32,
         pull_bytes: 256 * 1024,
-        keep: Duration::from_secs(72 * 3600),
+        retention: RetentionRules::keeping(Duration::from_secs(72 * 3600)),
         shown: vec![("brokerName".into(), "broker-a".into())],
     }
 }
@@ -199,7 +199,9 @@ impl World {
             zero_ahead: 64 << 10,
             checkpoint_interval: Duration::from_secs(1),
             snapshot_bytes: 64 << 20,
-            keep: Duration::from_secs(72 * 3600),
+            retention: config.live.retention.clone(),
+            scrubbing: Scrubbing { bytes_per_second: 1 << 20, interval: Duration::from_secs(24 * 3600) },
+            place: "/data/store".into(),
             store_host: config.address,
             adopt: false,
             accept_loss: None,

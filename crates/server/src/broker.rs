@@ -159,6 +159,13 @@ impl Opened {
         drop(self.lock);
         match exit {
             Ok(Exit::Clean) => {
+                let broker = self.core.lock().expect("a panic ends the process");
+                if broker.store().state().gave_up {
+                    tracing::warn!(
+                        "there was no space for a snapshot: everything is in the log, and the next start reads more of it. Make \
+                         room before that"
+                    );
+                }
                 tracing::info!("stopped: everything that was accepted is on disk");
                 Ok(())
             }

@@ -16,7 +16,7 @@ use keepmq_disk::OsDisk;
 use keepmq_net::{Hands, Inbox, Word};
 use keepmq_protocol::seam::Core;
 use keepmq_protocol::{Response, ResponseCode};
-use keepmq_store::{Files, Job, Lane, LogReader};
+use keepmq_store::{Files, Job, Lane, LogReader, Notice};
 use rustix::process::setpriority_process;
 use rustix::thread::gettid;
 use std::io;
@@ -192,7 +192,15 @@ fn lane(
         for job in jobs {
             let done = match &syncs {
                 Some(syncs) => flush(job, &files, syncs),
-                None => job.run(&files).into(),
+                None => {
+                    let done = job.run(&files);
+                    match done.notice() {
+                        Some(Notice::Normal(what)) => tracing::info!("{what}"),
+                        Some(Notice::Bad(what)) => tracing::error!("{what}"),
+                        None => {}
+                    }
+                    done.into()
+                }
             };
             inbox.post(Word::Done(done));
         }

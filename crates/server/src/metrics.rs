@@ -106,6 +106,11 @@ fn consumers(numbers: &Numbers, page: &mut Page) {
         let retry = truth(topic.starts_with(RETRY_PREFIX));
         lag.sample(&[("consumer_group", group), ("topic", topic), ("is_retry", retry)], messages);
     }
+    page.counter(
+        "keepmq_lost_by_retention_total",
+        "messages that pulls asked for and retention had removed, each time they were asked for",
+    )
+    .sample(&[], counts.lost_by_retention);
     page.counter("keepmq_offsets_lowered_total", "committed offsets below the one before")
         .sample(&[], counts.offsets_lowered);
     page.counter("keepmq_offsets_ignored_total", "offset commits that name what does not exist, or found no room")
@@ -166,6 +171,22 @@ fn storage(numbers: &Numbers, facts: &Facts, page: &mut Page) {
         .sample(&[], u8::from(store.full));
     page.gauge("keepmq_store_stopped", "1: a write or sync has failed, nothing more is kept")
         .sample(&[], u8::from(store.stopped));
+    page.counter("keepmq_segments_removed_total", "segments that retention has removed since the start")
+        .sample(&[], store.removed_segments);
+    page.gauge("keepmq_retention_held", "1: old segments stay because a group has not consumed them")
+        .sample(&[], u8::from(store.held));
+    let scrub = &store.scrub;
+    page.counter("keepmq_scrub_bytes_total", "bytes of the log that were read again and checked since the start")
+        .sample(&[], scrub.bytes);
+    page.gauge("keepmq_scrub_rounds", "times that the whole log was checked, in all lives of the store")
+        .sample(&[], scrub.rounds);
+    page.gauge("keepmq_scrub_damaged", "damaged records that the round under way has found, or the one before if more")
+        .sample(&[], scrub.round.damaged.max(scrub.last.damaged));
+    let mut at =
+        page.gauge("keepmq_scrub_position_bytes", "position of the log that is checked next; absent between rounds");
+    if let Some(position) = scrub.at {
+        at.sample(&[], position);
+    }
     page.gauge("keepmq_recovery_seconds", "time that opening the store took")
         .sample(&[], facts.recovery.took.as_secs_f64());
     page.gauge("keepmq_recovery_records", "records that were read again for it").sample(&[], facts.recovery.records);

@@ -13,6 +13,50 @@ pub enum Flush {
     Async,
 }
 
+/// Which segments may be removed when. Names in parentheses are RocketMQ's keys. The last segment always stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetentionRules {
+    /// Segments that were full longer ago may go (`fileReservedTime`). Counted while the store is open.
+    pub keep: Duration,
+    /// Hours of the day, UTC, at which they go: a bit each, from the lowest for 0 h (`deleteWhen`).
+    pub hours: u32,
+    /// Above this percentage of the disk in use they go at any hour (`diskMaxUsedSpaceRatio`).
+    pub any_hour_above: u8,
+    /// Above this one younger segments go as well (`diskSpaceCleanForciblyRatio`); `None`: never
+    /// (`cleanFileForciblyEnable=false`).
+    pub forced_above: Option<u8>,
+    /// What becomes of messages that a group has not consumed (`retention.lagPolicy`).
+    pub lag: LagPolicy,
+}
+
+/// What becomes of messages that are old enough to go while a group has not consumed them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LagPolicy {
+    /// They stay. A disk that fills up by that refuses messages.
+    Keep,
+    /// They go, and the group has lost them.
+    Delete,
+}
+
+impl RetentionRules {
+    /// All hours.
+    pub const ALWAYS: u32 = (1 << 24) - 1;
+
+    /// Everything is kept for so long, and goes then at any hour; what is not consumed stays.
+    pub fn keeping(keep: Duration) -> Self {
+        Self { keep, hours: Self::ALWAYS, any_hour_above: 75, forced_above: None, lag: LagPolicy::Keep }
+    }
+}
+
+/// How the scrub reads the log again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scrubbing {
+    /// At most so many bytes a second; 0: never.
+    pub bytes_per_second: u64,
+    /// From the beginning of a round to that of the next.
+    pub interval: Duration,
+}
+
 /// What the store needs to know.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
@@ -36,8 +80,12 @@ pub struct StoreConfig {
     pub checkpoint_interval: Duration,
     /// Metadata records that make a snapshot due, 64 MiB.
     pub snapshot_bytes: u64,
-    /// Segments whose last record is older are removed (`fileReservedTime`).
-    pub keep: Duration,
+    /// Which segments go when.
+    pub retention: RetentionRules,
+    /// How what lies in the log is read again.
+    pub scrubbing: Scrubbing,
+    /// Where the store lies; for texts.
+    pub place: String,
     /// Where clients find messages; written into metadata records.
     pub store_host: SocketAddr,
     /// A store that somebody else has used since (another program, a copy) is taken over only when this is set.

@@ -4,6 +4,7 @@ use crate::checkpoint::Slot;
 use crate::disk::{Disk, File};
 use crate::files::{Failure, aside, failed, segment_path};
 use crate::queues::{BlockFile, BlockRef, BlockWrite, QueueIx};
+use crate::scrub::ScrubPiece;
 use bytes::Bytes;
 use keepmq_protocol::{LogOffset, QueueOffset};
 use keepmq_world::planted;
@@ -69,8 +70,14 @@ pub(crate) enum Task {
     Export(BTreeMap<&'static str, Bytes>),
     /// First readable offsets of queues whose block straddles `min`.
     Survey { min: u64, firsts: Vec<(QueueIx, QueueOffset)> },
-    /// Segments removed.
-    Retire { slot: Slot, bases: Vec<u64> },
+    /// Segments removed; and that in words.
+    Retire { slot: Slot, bases: Vec<u64>, told: String },
+    /// Space for the next snapshot is kept.
+    Room,
+    /// How old the segments are; and, where it says so, what the scrub has seen.
+    Notes { scrub: bool },
+    /// A piece of the log is read again.
+    Scrub(ScrubPiece),
 }
 
 /// A snapshot, encoded, on its way to disk.
@@ -124,6 +131,17 @@ pub(crate) enum Step {
     },
     /// The piece of the block log that the task carries.
     Piece,
+    /// The piece of the log that the task carries.
+    Scrub,
+}
+
+/// What an operator should read about a job that has ended, in the process's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// As it should be.
+    Normal(String),
+    /// Somebody has to do something.
+    Bad(String),
 }
 
 /// Which file.
@@ -142,6 +160,12 @@ impl Job {
     pub(crate) fn new(lane: Lane, task: Task, steps: Vec<Step>) -> Self {
         assert!(!steps.is_empty(), "a job has something to do: {task:?}");
         Self { lane, task, steps: steps.into() }
+    }
+
+    /// The same job, which begins with this.
+    pub(crate) fn after(mut self, first: Step) -> Self {
+        self.steps.push_front(first);
+        self
     }
 
     /// Who runs it.
@@ -238,6 +262,13 @@ impl Job {
                 files.forget_segment(base);
                 Ok(())
             }
+            Step::Scrub => match &mut self.task {
+                Task::Scrub(piece) => {
+                    piece.look(files);
+                    Ok(())
+                }
+                task => panic!("only a scrub carries a piece of the log: {task:?}"),
+            },
             Step::Piece => match &mut self.task {
                 Task::Checkpoint { piece: Some(piece), .. } => write_piece(files, piece),
                 task => panic!("only a checkpoint carries a piece: {task:?}"),
@@ -263,6 +294,17 @@ impl Job {
 /// What the disk has answered.
 fn believed(answer: io::Result<()>) -> io::Result<()> {
     if keepmq_world::planted!("sync-error-ignored") { Ok(()) } else { answer }
+}
+
+impl JobDone {
+    /// What an operator should read about it.
+    pub fn notice(&self) -> Option<Notice> {
+        match &self.task {
+            Task::Retire { told, .. } if self.outcome.is_ok() => Some(Notice::Normal(told.clone())),
+            Task::Scrub(piece) => piece.notice().map(Notice::Bad),
+            _ => None,
+        }
+    }
 }
 
 fn write_piece<D: Disk>(files: &Files<D>, piece: &mut BlockWrite) -> Result<(), JobError> {
@@ -326,7 +368,15 @@ impl Task {
     /// Whether there was no space, and that left everything as it was: the job reserves, or writes what can be made again.
     /// Never after a failed sync: then nothing is known.
     pub(crate) fn may_be_repeated(&self, error: &JobError) -> bool {
-        let harmless = matches!(self, Self::Reserve | Self::Snapshot(_) | Self::Export(_) | Self::Checkpoint { .. });
+        let harmless = matches!(
+            self,
+            Self::Reserve
+                | Self::Room
+                | Self::Snapshot(_)
+                | Self::Export(_)
+                | Self::Checkpoint { .. }
+                | Self::Notes { .. }
+        );
         harmless && error.no_space && error.call != "sync" && !planted!("full-taken-for-failed")
     }
 }
@@ -371,6 +421,9 @@ impl fmt::Debug for Task {
             }
             Self::Survey { min, .. } => write!(f, "survey the queues at {min}"),
             Self::Retire { bases, .. } => write!(f, "remove segments {bases:?}"),
+            Self::Room => f.write_str("keep room for a snapshot"),
+            Self::Notes { scrub } => write!(f, "write down ages{}", if *scrub { " and the scrub" } else { "" }),
+            Self::Scrub(piece) => piece.fmt(f),
         }
     }
 }

@@ -17,6 +17,8 @@
 //!   keepmq/checkpoint                 how far it is durable         keepmq/queues-<8 digits>  block log of the queues
 //!   keepmq/meta-<20 digits>           snapshot: tables, directory of the queues
 //!   keepmq/losses                     what an operator gave up
+//!   keepmq/ages                       when segments were closed     keepmq/scrub              what the scrub has seen
+//!   keepmq/room                       space kept for a snapshot on a full disk
 //!   checkpoint, abort, config/*.json  exports for RocketMQ, never read
 //! ```
 //! A [`LogReader`] reads what is committed, from any thread. Queues, snapshots and Java's files are derived from the log and
@@ -26,22 +28,28 @@
 #![forbid(unsafe_code)]
 
 mod store;
-pub use store::{AppendError, Appended, QueueView, Store, StoreState};
+pub use store::{AppendError, Appended, NoSpace, QueueView, Store, StoreState};
 
 mod config;
-pub use config::{Flush, OpenError, Progress, Recovered, StoreConfig};
+pub use config::{Flush, LagPolicy, OpenError, Progress, Recovered, RetentionRules, Scrubbing, StoreConfig};
 
 mod disk;
 pub use disk::{Disk, File};
 
 mod job;
-pub use job::{Files, Job, JobDone, JobError, Lane};
+pub use job::{Files, Job, JobDone, JobError, Lane, Notice};
 
 mod files;
 
 mod upkeep;
 
 mod log;
+pub use log::Need;
+
+mod note;
+
+mod scrub;
+pub use scrub::{Looked, ScrubState};
 
 mod losses;
 pub use losses::{Loss, Missing};

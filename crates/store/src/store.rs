@@ -1,11 +1,12 @@
-use crate::config::{OpenError, Progress, Recovered, StoreConfig};
+use crate::config::{OpenError, Progress, Recovered, RetentionRules, StoreConfig};
 use crate::disk::Disk;
 use crate::files::Files;
 use crate::job::{Job, JobDone, JobError};
-use crate::log::{self, CommitLog, Reserved, Restored};
+use crate::log::{self, CommitLog, Need, Purpose, Reserved, Restored, Short};
 use crate::meta::MetaRecord;
 use crate::queues::{Entry, Limits, Picked, QueueIx, Queues, Selection};
 use crate::reader::{LogReader, ReadError, ReadPlan, Served};
+use crate::scrub::ScrubState;
 use crate::upkeep::Upkeep;
 use bytes::Bytes;
 use keepmq_protocol::body::TagFilter;
@@ -14,7 +15,6 @@ use keepmq_protocol::record::{self, Draft, PROPERTIES_MAX};
 use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset, Topic};
 use keepmq_world::{Mono, Now, Timestamp, planted};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Where a record went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +57,30 @@ pub enum AppendError {
     /// The segment is full, and the next one is still being reserved.
     #[error("the next segment is still being reserved: the disk is slower than the producers")]
     Reserving,
-    /// No space could be reserved for the next segment.
-    #[error("no space for the next segment: {0}")]
-    Full(String),
+    /// There is no space for the next segment, or for the index.
+    #[error(transparent)]
+    Full(Box<NoSpace>),
     /// The store has stopped after an I/O error.
     #[error("the store has stopped: {0}")]
     Stopped(Arc<JobError>),
+}
+
+/// What there is no space for, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no space for {what} on the file system that holds {place}: {free} bytes are free there; {why}{held}",
+    free = free.map_or_else(|| "too few".to_owned(), |free| free.to_string()),
+    held = held.as_ref().map_or_else(String::new, |need| format!(". Old messages stay there, since {need}")))]
+pub struct NoSpace {
+    /// The next segment, or the index.
+    pub what: &'static str,
+    /// The store's folder.
+    pub place: String,
+    /// Bytes free, as last looked at; `None`: nobody has looked.
+    pub free: Option<u64>,
+    /// What the operating system said.
+    pub why: String,
+    /// Who keeps old segments from going.
+    pub held: Option<Need>,
 }
 
 /// A queue as others may see it.
@@ -99,6 +117,14 @@ pub struct StoreState {
     pub full: bool,
     /// Nothing moves any more, after an I/O error.
     pub stopped: bool,
+    /// Segments removed since the store was opened.
+    pub removed_segments: u64,
+    /// Old segments stay because a group has not consumed what is in them.
+    pub held: bool,
+    /// It was closed without a snapshot, for want of space: the next start reads more of the log.
+    pub gave_up: bool,
+    /// What the scrub has seen.
+    pub scrub: ScrubState,
 }
 
 /// The log, its queues and the metadata snapshot; owned by the broker core.
@@ -139,7 +165,7 @@ impl<D: Disk> Store<D> {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Self, Recovered), OpenError> {
         let restored = log::restore(disk, &config, now.wall, progress)?;
-        let upkeep = Upkeep::new(&restored, now);
+        let upkeep = Upkeep::new(&restored, config.scrubbing, now);
         let Restored { files, identity, queues, log, meta_from, recovered, .. } = restored;
         let store = Self {
             files: Arc::new(files),
@@ -197,8 +223,12 @@ impl<D: Disk> Store<D> {
             // A client's own property in the place where the store puts its count: another behind it makes it mean nothing.
             draft.added = BATCH_OF_ONE;
         }
-        self.place(std::slice::from_ref(&draft), now)?;
-        Ok(self.push(&draft, now))
+        self.append_one(&draft, Purpose::Message, now)
+    }
+
+    fn append_one(&mut self, draft: &Draft<'_>, purpose: Purpose, now: Now) -> Result<Appended, AppendError> {
+        self.place(std::slice::from_ref(draft), purpose, now)?;
+        Ok(self.push(draft, now))
     }
 
     /// Appends messages that survive together or not at all, to one queue. None is appended when one cannot be.
@@ -215,7 +245,7 @@ impl<D: Disk> Store<D> {
         message::push(&mut added, property::BATCH, &drafts.len().to_string());
         let mut drafts = drafts.to_vec();
         drafts[0].added = &added;
-        self.place(&drafts, now)?;
+        self.place(&drafts, Purpose::Message, now)?;
         Ok(drafts.iter().map(|draft| self.push(draft, now)).collect())
     }
 
@@ -238,14 +268,14 @@ impl<D: Disk> Store<D> {
             properties: "",
             added: "",
         };
-        let appended = self.append(&draft, now)?;
+        let appended = self.append_one(&draft, Purpose::Metadata, now)?;
         log::apply(&mut self.queues, record).expect("what the broker writes down about queues is so");
         self.upkeep.meta_appended(record, appended.at, appended.end);
         Ok(appended)
     }
 
     /// Checks limits and makes room for records that stay together. Nothing has changed when it fails.
-    fn place(&mut self, drafts: &[Draft<'_>], now: Now) -> Result<(), AppendError> {
+    fn place(&mut self, drafts: &[Draft<'_>], purpose: Purpose, now: Now) -> Result<(), AppendError> {
         if let Some(error) = &self.stopped {
             return Err(AppendError::Stopped(Arc::clone(error)));
         }
@@ -269,11 +299,24 @@ impl<D: Disk> Store<D> {
         if bytes > max {
             return Err(AppendError::TooLarge { bytes, max });
         }
-        if self.log.room(bytes)? {
+        if purpose == Purpose::Message && self.upkeep.index_waits() && self.queues.hold_too_much() {
+            return Err(self.full("the index of the queues", "it grows in memory until there is some".to_owned()));
+        }
+        let rolled = self.log.room(bytes, purpose).map_err(|short| match short {
+            Short::Busy { waiting, max } => AppendError::Busy { waiting, max },
+            Short::Reserving => AppendError::Reserving,
+            Short::Full(why) => self.full("the next segment", why),
+        })?;
+        if rolled {
             self.upkeep.rolled(self.files.base(self.log.appended()));
         }
         self.upkeep.appended(now);
         Ok(())
+    }
+
+    fn full(&self, what: &'static str, why: String) -> AppendError {
+        let (place, free, held) = (self.config.place.clone(), self.upkeep.free(), self.upkeep.held().cloned());
+        AppendError::Full(Box::new(NoSpace { what, place, free, why, held }))
     }
 
     /// Appends a record for which `place` has made room.
@@ -427,9 +470,19 @@ impl<D: Disk> Store<D> {
         self.upkeep.save(self.log.appended(), log::join_tables(tables, meta_from));
     }
 
-    /// How long messages are kept from now on; segments that are older go at the next look.
-    pub fn keep_for(&mut self, keep: Duration) {
-        self.config.keep = keep;
+    /// Which segments go when, from the next look on.
+    pub fn set_retention(&mut self, rules: RetentionRules) {
+        self.config.retention = rules;
+    }
+
+    /// What is free of the disk, and how large it is, in bytes.
+    pub fn set_space(&mut self, free: u64, total: u64) {
+        self.upkeep.set_space(free, total);
+    }
+
+    /// Where the message of a queue lies in the log, or something before it; `None`: the queue does not go so far.
+    pub fn position(&self, topic: &str, queue_id: u32, offset: QueueOffset) -> Option<LogOffset> {
+        self.queues.position(self.queues.find(topic, queue_id)?, offset)
     }
 
     /// Files for Java (`config/topics.json` …), to be written in the background; a newer one replaces one of the same name that waits.
@@ -437,11 +490,12 @@ impl<D: Disk> Store<D> {
         self.upkeep.export(files.into_iter().map(|(name, bytes)| (name, Bytes::from(bytes))));
     }
 
-    /// Appends no more; flushes, checkpoints, saves `tables` and `exports`. `is_closed` when all of it is durable.
-    pub fn close(&mut self, tables: Vec<u8>, exports: Vec<(&'static str, Vec<u8>)>) {
+    /// Appends no more; flushes, checkpoints, saves `tables` and `exports`. `is_closed` when all of it is durable; or, when
+    /// there is no space for some seconds, everything that was appended is: the next start reads the rest from the log.
+    pub fn close(&mut self, tables: Vec<u8>, exports: Vec<(&'static str, Vec<u8>)>, now: Now) {
         self.save(tables);
         self.export(exports);
-        self.upkeep.close();
+        self.upkeep.close(now.mono);
     }
 
     /// Whether everything that `close` asked for has been done.
@@ -461,6 +515,10 @@ impl<D: Disk> Store<D> {
             flushed_records: self.flushed_records,
             full: matches!(self.log.reserved, Reserved::NoSpace(_)),
             stopped: self.stopped.is_some(),
+            removed_segments: self.upkeep.removed_segments,
+            held: self.upkeep.held().is_some(),
+            gave_up: self.upkeep.gave_up(),
+            scrub: self.upkeep.scrub.state(),
         }
     }
 }

@@ -38,6 +38,8 @@ struct State {
     cold: bool,
     /// Bytes of a file that cannot be read.
     unreadable: Option<(PathBuf, Range<u64>)>,
+    /// Reads fail.
+    reads_fail: bool,
 }
 
 #[derive(Clone, Default)]
@@ -98,6 +100,10 @@ impl TestDisk {
 
     pub(crate) fn set_cold(&self, cold: bool) {
         self.with(|state| state.cold = cold);
+    }
+
+    pub(crate) fn set_unreadable(&self, unreadable: bool) {
+        self.with(|state| state.reads_fail = unreadable);
     }
 
     /// What is left after a power cut. `keep`: how many of eight unsynced changes survive.
@@ -234,6 +240,9 @@ impl Disk for TestDisk {
             if !state.names.contains_key(path) {
                 return Err(io::ErrorKind::NotFound.into());
             }
+            if let (Some(space), Some(content)) = (&mut state.space, state.files.get(&state.names[path])) {
+                *space += content.bytes.len() as u64;
+            }
             state.name(path, None);
             Ok(())
         })
@@ -277,7 +286,7 @@ impl File for TestFile {
             let touches = at < bytes.end && bytes.start < at + into.len() as u64;
             (touches && state.names.get(path) == Some(&self.id)).then_some(())
         });
-        if is_broken.is_some() {
+        if is_broken.is_some() || self.disk.with(|state| state.reads_fail) {
             return Err(io::Error::other("input/output error"));
         }
         self.look(|content| {
@@ -295,8 +304,15 @@ impl File for TestFile {
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let (from, to) = (at as usize, at as usize + bytes.len());
+        self.disk.with(|state| {
+            let more = (to as u64).saturating_sub(state.files[&self.id].bytes.len() as u64);
+            if let Some(space) = &mut state.space {
+                *space = space.checked_sub(more).ok_or(io::ErrorKind::StorageFull)?;
+            }
+            Ok::<_, io::Error>(())
+        })?;
         self.change(|content| {
-            let (from, to) = (at as usize, at as usize + bytes.len());
             if content.bytes.len() < to {
                 content.bytes.resize(to, 0);
             }

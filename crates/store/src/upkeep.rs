@@ -1,16 +1,17 @@
 //! Which job comes next, and what it means when it has ended.
 
 use crate::checkpoint::{self, Slot};
-use crate::config::Flush;
+use crate::config::{Flush, Scrubbing};
 use crate::disk::Disk;
 use crate::files::{LOG_DIR, NEXT, OWN_DIR, segment_path};
 use crate::job::{Job, JobError, Lane, SnapshotFile, Step, Target, Task, replace};
-use crate::log::{Batch, Reserved, Restored, Retention, believed, choose, snapshot_path};
-use crate::meta::{MetaRecord, QueueEnd, Snapshot};
-use crate::queues::{BlockFile, BlockWrite};
+use crate::log::{Batch, Need, Reserved, Restored, Retention, Space, snapshot_path};
+use crate::meta::{MetaRecord, Snapshot};
+use crate::queues::{BlockFile, BlockWrite, QueueIx};
+use crate::scrub::Scrub;
 use crate::store::Store;
 use bytes::Bytes;
-use keepmq_protocol::LogOffset;
+use keepmq_protocol::{LogOffset, QueueOffset};
 use keepmq_world::{Mono, Now, Timestamp, planted};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -18,24 +19,29 @@ use std::time::Duration;
 
 /// Time until something for which there was no space is tried again.
 const SPACE_RETRY: Duration = Duration::from_secs(1);
-/// Time between two looks for segments that are old enough to go.
-const RETENTION_EVERY: Duration = Duration::from_secs(10);
+/// A store that is being closed waits so long for space for its snapshot. The log holds all that would be in it.
+const GIVE_UP: Duration = Duration::from_secs(5);
 /// Without an append for so long, memory is given back.
 const IDLE: Duration = Duration::from_secs(60);
 /// Most bytes zeroed by one job: the flush that must wait for it waits no longer than this takes.
 const ZERO_PIECE: u64 = 1 << 20;
 /// Zeroing begins at a page.
 const PAGE: u64 = 4096;
-/// Queue ends in one record.
-const ENDS_PER_RECORD: usize = 500;
+/// Space that is kept for snapshots and the index. On a full disk it is given back before they are written again: only with a
+/// snapshot may old segments go, and make space. It is this part of a segment.
+const ROOM: &str = "keepmq/room";
+const ROOM_SHARE: u64 = 64;
 
 /// What the background lane has done and has to do.
 #[derive(Debug)]
 pub(crate) struct Upkeep {
     /// A background job is under way.
     busy: bool,
-    /// There was no space: nothing but syncs before this time.
+    /// There was no space for something that is written: nothing of the kind before this time.
     retry_at: Option<Mono>,
+    /// There was no space to be reserved: none is asked for before this time.
+    reserve_at: Option<Mono>,
+    room: Room,
     /// When something was written that is not synced (ASYNC_FLUSH).
     unsynced_since: Option<Mono>,
     /// The slot written last.
@@ -62,10 +68,50 @@ pub(crate) struct Upkeep {
     exports: BTreeMap<&'static str, Bytes>,
     retention: Retention,
     retention_at: Mono,
-    opened: Now,
+    /// Who still needed old segments at the last look.
+    held: Option<Need>,
+    /// Queues that begin later since the last removal, and where.
+    moved: Vec<(QueueIx, QueueOffset)>,
+    pub(crate) removed_segments: u64,
+    space: Option<Space>,
+    clock: Running,
+    pub(crate) scrub: Scrub,
     /// Since when nothing was appended; `None` when memory was given back already.
     appended_at: Option<Mono>,
-    closing: bool,
+    /// Since when it is being closed.
+    closing: Option<Mono>,
+    /// It was closed without a snapshot, for want of space.
+    gave_up: bool,
+}
+
+/// The file that keeps space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// It is there.
+    Kept,
+    /// It may be there, from an earlier life, or not.
+    Unknown,
+    /// There was no space for something that matters: it goes before the next attempt.
+    Spent,
+}
+
+/// How long the store has been open, in all its lives.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    opened: Mono,
+    /// Milliseconds before this life.
+    before: u64,
+    /// What `keepmq/ages` says.
+    saved: u64,
+    /// A segment was closed since then.
+    unsaved: bool,
+}
+
+impl Running {
+    fn at(&self, now: Mono) -> u64 {
+        let life = u64::try_from(now.since(self.opened).as_millis()).unwrap_or(u64::MAX);
+        self.before.saturating_add(life)
+    }
 }
 
 /// What is zeroed ahead of the tail.
@@ -80,10 +126,13 @@ struct Zeroed {
 }
 
 impl Upkeep {
-    pub(crate) fn new<D: Disk>(restored: &Restored<D>, now: Now) -> Self {
+    pub(crate) fn new<D: Disk>(restored: &Restored<D>, scrubbing: Scrubbing, now: Now) -> Self {
+        let (before, end) = (restored.ages.running, restored.log.synced);
         Self {
             busy: false,
             retry_at: None,
+            reserve_at: None,
+            room: Room::Unknown,
             unsynced_since: None,
             slot: restored.slot,
             checkpoint_at: now.mono,
@@ -99,15 +148,21 @@ impl Upkeep {
             meta_bytes: restored.meta_bytes,
             exports: BTreeMap::new(),
             retention: Retention::Idle,
-            retention_at: now.mono + RETENTION_EVERY,
-            opened: now,
+            retention_at: now.mono + retire::LOOK_EVERY,
+            held: None,
+            moved: Vec::new(),
+            removed_segments: 0,
+            space: None,
+            clock: Running { opened: now.mono, before, saved: before, unsaved: false },
+            scrub: Scrub::new(scrubbing, &restored.scrub, restored.identity.store_id, end, now.mono),
             appended_at: None,
-            closing: false,
+            closing: None,
+            gave_up: false,
         }
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing
+        self.closing.is_some()
     }
 
     pub(crate) fn appended(&mut self, now: Now) {
@@ -136,23 +191,47 @@ impl Upkeep {
         self.exports.extend(files);
     }
 
-    pub(crate) fn close(&mut self) {
-        self.closing = true;
+    pub(crate) fn close(&mut self, now: Mono) {
+        self.closing = Some(now);
+        self.clock.unsaved = true;
     }
 
     pub(crate) fn is_closed(&self, synced: u64) -> bool {
-        self.closing
-            && !self.busy
-            && self.tables.is_none()
+        let idle = self.is_closing() && !self.busy;
+        let saved = self.tables.is_none()
             && self.snapshot.is_none()
             && self.exports.is_empty()
             && self.piece.is_none()
-            && self.slot.durable == synced
+            && !self.notes_wait()
+            && self.slot.durable == synced;
+        idle && (saved || self.gave_up)
+    }
+
+    /// Whether the store was closed without a snapshot, because there was no space for it.
+    pub(crate) fn gave_up(&self) -> bool {
+        self.gave_up
+    }
+
+    /// Whether the disk has no space for the index: what is appended stays in memory until it has.
+    pub(crate) fn index_waits(&self) -> bool {
+        self.piece.is_some()
+    }
+
+    pub(crate) fn held(&self) -> Option<&Need> {
+        self.held.as_ref()
+    }
+
+    pub(crate) fn free(&self) -> Option<u64> {
+        self.space.map(|space| space.free)
+    }
+
+    pub(crate) fn set_space(&mut self, free: u64, total: u64) {
+        self.space = Some(Space { free, total });
     }
 
     pub(crate) fn wants_tables(&self, snapshot_bytes: u64) -> bool {
         let on_its_way = self.tables.is_some() || self.snapshot.is_some();
-        !self.closing && !on_its_way && (self.meta_bytes >= snapshot_bytes || self.retention_waits())
+        !self.is_closing() && !on_its_way && (self.meta_bytes >= snapshot_bytes || self.retention_waits())
     }
 
     /// Whether the removal of segments needs a snapshot that is not there yet. Both that are kept must reach it: if the
@@ -164,6 +243,9 @@ impl Upkeep {
         !(both && covers(self.snapshots.front(), target) && covers(self.snapshots.back(), ends))
     }
 }
+
+mod notes;
+mod retire;
 
 impl<D: Disk> Store<D> {
     // ---- the flush lane --------------------------------------------------------------------------------------------------
@@ -227,21 +309,54 @@ impl<D: Disk> Store<D> {
         if self.upkeep.busy {
             return None;
         }
-        let job = self.sync_job(now).or_else(|| {
-            if self.upkeep.retry_at.is_some_and(|at| now.mono < at) {
-                return None;
-            }
-            self.upkeep.retry_at = None;
-            self.retire_job()
-                .or_else(|| self.reserve_job())
-                .or_else(|| self.checkpoint_job(now))
-                .or_else(|| self.snapshot_job())
-                .or_else(|| self.export_job())
-                .or_else(|| self.zero_job())
-                .or_else(|| self.retention_job(now))
-        });
+        // What waits for space does not hold up the rest: a disk that is too full for a segment may take a snapshot, and only
+        // with that may old segments go.
+        self.give_up(now);
+        let due = |at: &mut Option<Mono>| at.take_if(|at| now.mono >= *at).is_some() || at.is_none();
+        let (reserves, writes) = (due(&mut self.upkeep.reserve_at), due(&mut self.upkeep.retry_at));
+        let job = self
+            .sync_job(now)
+            .or_else(|| self.retire_job())
+            .or_else(|| if reserves { self.reserve_job() } else { None })
+            .or_else(|| if writes { self.write_job(now) } else { None })
+            .or_else(|| self.zero_job())
+            .or_else(|| self.survey_job())
+            .or_else(|| self.scrub_job(now));
         self.upkeep.busy = job.is_some();
         job
+    }
+
+    /// What is written into files that grow.
+    fn write_job(&mut self, now: Now) -> Option<Job> {
+        let job = self.checkpoint_job(now).or_else(|| self.snapshot_job());
+        let job = job.map(|job| match self.upkeep.room {
+            Room::Spent => {
+                self.upkeep.room = Room::Unknown;
+                job.after(Step::Remove(ROOM.into()))
+            }
+            Room::Kept | Room::Unknown => job,
+        });
+        job.or_else(|| self.note_job(now)).or_else(|| self.export_job()).or_else(|| self.room_job())
+    }
+
+    /// A disk that stays full must not keep the process from ending. The log holds everything; the next start reads it again.
+    fn give_up(&mut self, now: Now) {
+        let upkeep = &mut self.upkeep;
+        let late = upkeep.closing.is_some_and(|since| now.mono.since(since) >= GIVE_UP);
+        if late && upkeep.retry_at.is_some() && !upkeep.gave_up {
+            upkeep.gave_up = true;
+            (upkeep.tables, upkeep.snapshot, upkeep.piece) = (None, None, None);
+            upkeep.exports.clear();
+        }
+    }
+
+    fn room_job(&mut self) -> Option<Job> {
+        let due = self.upkeep.room != Room::Kept && self.log.reserved == Reserved::Ready && !self.upkeep.is_closing();
+        due.then(|| {
+            let len = (self.config.segment_bytes / ROOM_SHARE).max(PAGE);
+            let steps = vec![Step::Create { path: ROOM.into(), len }, Step::SyncDir(OWN_DIR.into())];
+            Job::new(Lane::Background, Task::Room, steps)
+        })
     }
 
     fn sync_job(&mut self, now: Now) -> Option<Job> {
@@ -253,7 +368,7 @@ impl<D: Disk> Store<D> {
         let since = self.upkeep.unsynced_since?;
         let due = unsynced >= self.config.flush_bytes
             || now.mono.since(since) >= self.config.flush_interval
-            || self.upkeep.closing;
+            || self.upkeep.is_closing();
         due.then(|| {
             self.upkeep.unsynced_since = None;
             let upto = self.log.written;
@@ -268,7 +383,7 @@ impl<D: Disk> Store<D> {
         let early = (size / 4).max((2 * self.config.zero_ahead).min(size / 2));
         // The name is free again once the last roll is on disk.
         let rolled = self.files.base(self.log.written) == self.files.base(self.log.appended());
-        let due = self.log.reserved != Reserved::Ready && rolled && rest <= early && !self.upkeep.closing;
+        let due = self.log.reserved != Reserved::Ready && rolled && rest <= early && !self.upkeep.is_closing();
         due.then(|| {
             let next = PathBuf::from(NEXT);
             let steps = vec![
@@ -302,7 +417,8 @@ impl<D: Disk> Store<D> {
 
     fn checkpoint_job(&mut self, now: Now) -> Option<Job> {
         let due = self.checkpoint_waits()
-            && (self.upkeep.closing || now.mono.since(self.upkeep.checkpoint_at) >= self.config.checkpoint_interval);
+            && (self.upkeep.is_closing()
+                || now.mono.since(self.upkeep.checkpoint_at) >= self.config.checkpoint_interval);
         due.then(|| {
             self.upkeep.checkpoint_at = now.mono;
             // The slot comes first: an index that is durable never names what the slot does not.
@@ -312,7 +428,10 @@ impl<D: Disk> Store<D> {
                 true => self.log.appended(),
                 false => self.log.synced,
             };
-            let piece = self.upkeep.piece.take().or_else(|| self.queues.checkpoint(LogOffset(upto)));
+            let piece = match self.upkeep.gave_up {
+                true => None,
+                false => self.upkeep.piece.take().or_else(|| self.queues.checkpoint(LogOffset(upto))),
+            };
             if let Some(piece) = &piece {
                 let path = BlockFile::path(piece.file);
                 if piece.at == 0 {
@@ -364,7 +483,7 @@ impl<D: Disk> Store<D> {
     }
 
     fn export_job(&mut self) -> Option<Job> {
-        if self.upkeep.closing && (self.upkeep.tables.is_some() || self.checkpoint_waits()) {
+        if self.upkeep.is_closing() && (self.upkeep.tables.is_some() || self.checkpoint_waits()) {
             // `abort` goes last: until then RocketMQ would have to check everything.
             return None;
         }
@@ -383,7 +502,7 @@ impl<D: Disk> Store<D> {
             steps.extend(replace(path, bytes.clone()));
         }
         steps.extend(replace(Path::new(JAVA_CHECKPOINT), java_checkpoint(self.log.last_stored)));
-        if self.upkeep.closing {
+        if self.upkeep.is_closing() {
             steps.push(Step::Remove(JAVA_ABORT.into()));
         }
         dirs.insert(PathBuf::new());
@@ -393,7 +512,7 @@ impl<D: Disk> Store<D> {
 
     fn zero_job(&mut self) -> Option<Job> {
         let ahead = self.config.zero_ahead;
-        if ahead == 0 || self.upkeep.closing {
+        if ahead == 0 || self.upkeep.is_closing() {
             return None;
         }
         let (end, segment_end) = (self.log.appended(), self.log.segment_end());
@@ -420,81 +539,6 @@ impl<D: Disk> Store<D> {
         Some(Job::new(Lane::Background, Task::Zero { base, from, to, written: self.log.written }, steps))
     }
 
-    // ---- retention -------------------------------------------------------------------------------------------------------
-
-    fn retention_job(&mut self, now: Now) -> Option<Job> {
-        match self.upkeep.retention {
-            Retention::Idle => {
-                self.look_for_old_segments(now);
-                None
-            }
-            Retention::Saving { target, .. } => {
-                if self.upkeep.retention_waits() || self.upkeep.indexed < target {
-                    return None;
-                }
-                let queues = self.queues.straddling(LogOffset(target));
-                let step = |(queue, block)| Step::FirstIn { queue, block, min: target };
-                let steps: Vec<_> = queues.into_iter().map(step).collect();
-                if steps.is_empty() {
-                    self.retire(target, &[]);
-                    return self.retire_job();
-                }
-                self.upkeep.retention = Retention::Surveying;
-                Some(Job::new(Lane::Background, Task::Survey { min: target, firsts: Vec::new() }, steps))
-            }
-            Retention::Surveying | Retention::Removing { .. } => None,
-        }
-    }
-
-    /// When the oldest segments may go, writes down where the queues that they empty go on.
-    fn look_for_old_segments(&mut self, now: Now) {
-        if now.mono < self.upkeep.retention_at || self.upkeep.closing {
-            return;
-        }
-        self.upkeep.retention_at = now.mono + RETENTION_EVERY;
-        let uptime = i64::try_from(now.mono.since(self.upkeep.opened.mono).as_millis()).unwrap_or(i64::MAX);
-        let steady = Timestamp(self.upkeep.opened.wall.0.saturating_add(uptime));
-        let believed = believed(now.wall, self.log.last_stored, steady);
-        let Some(target) =
-            choose(&self.log.closed, self.config.segment_bytes, believed, self.config.keep, self.log.synced)
-        else {
-            return;
-        };
-        let end = |ix| {
-            let (topic, queue_id) = self.queues.name(ix);
-            QueueEnd { topic: topic.to_string(), queue_id, next: self.queues.next(ix).0 }
-        };
-        let ends: Vec<QueueEnd> = self.queues.emptied_by(LogOffset(target)).into_iter().map(end).collect();
-        for ends in ends.chunks(ENDS_PER_RECORD) {
-            if self.append_meta(&MetaRecord::QueueEnds(ends.to_vec()), now).is_err() {
-                // Busy: at the next look, from the beginning. What was written twice does no harm.
-                return;
-            }
-        }
-        self.upkeep.retention = Retention::Saving { target, ends: self.log.appended() };
-    }
-
-    /// The log begins at `min` for everybody from here on.
-    fn retire(&mut self, min: u64, firsts: &[(crate::queues::QueueIx, keepmq_protocol::QueueOffset)]) {
-        self.queues.retire(LogOffset(min), firsts);
-        self.files.set_min(min);
-        self.upkeep.retention = Retention::Removing { target: min };
-    }
-
-    fn retire_job(&mut self) -> Option<Job> {
-        let Retention::Removing { target } = self.upkeep.retention else { return None };
-        // The mark first: after it, a segment that is still there is left over, one that is missing is not missed.
-        let (slot, steps) = self.next_slot(target);
-        let mut steps = Vec::from(steps);
-        let bases: Vec<u64> = self.log.closed.iter().map(|age| age.base).take_while(|base| *base < target).collect();
-        for base in &bases {
-            steps.push(Step::ForgetSegment(*base));
-            steps.push(Step::Remove(segment_path(*base)));
-        }
-        steps.push(Step::SyncDir(LOG_DIR.into()));
-        Some(Job::new(Lane::Background, Task::Retire { slot, bases }, steps))
-    }
-
     // ---- what a finished job means ---------------------------------------------------------------------------------------
 
     /// A job has ended well.
@@ -507,6 +551,7 @@ impl<D: Disk> Store<D> {
                 self.log.flushed(upto, bytes, synced);
                 self.flushes += 1;
                 self.flushed_records += records;
+                self.upkeep.clock.unsaved |= self.log.note_closed(self.upkeep.clock.at(now.mono));
                 if self.log.written > self.log.synced {
                     self.upkeep.unsynced_since.get_or_insert(now.mono);
                 }
@@ -519,6 +564,9 @@ impl<D: Disk> Store<D> {
                 }
             }
             Task::Reserve => self.log.reserved = Reserved::Ready,
+            Task::Room => self.upkeep.room = Room::Kept,
+            Task::Notes { .. } => {}
+            Task::Scrub(piece) => self.upkeep.scrub.read(&piece, self.config.segment_bytes, now.mono),
             Task::Zero { base, to, written, .. } => {
                 if base.is_some() {
                     // It stands in this segment, or in one before, which the roll has synced.
@@ -550,21 +598,37 @@ impl<D: Disk> Store<D> {
                 self.upkeep.needed_blocks = Some(file.blocks);
             }
             Task::Export(_) => {}
-            Task::Survey { min, firsts } => self.retire(min, &firsts),
-            Task::Retire { slot, bases } => {
+            Task::Survey { min, firsts } => self.begin_at(min, &firsts),
+            Task::Retire { slot, bases, .. } => {
                 self.upkeep.slot = slot;
                 self.log.closed.retain(|age| !bases.contains(&age.base));
                 self.upkeep.retention = Retention::Idle;
+                self.upkeep.removed_segments += bases.len() as u64;
+                if let Some(space) = &mut self.upkeep.space {
+                    // Until somebody looks again: what was removed by force need not be removed twice.
+                    space.free += bases.len() as u64 * self.config.segment_bytes;
+                }
             }
         }
     }
 
     /// A job ran out of space where that does no harm: it is done again later.
     pub(crate) fn no_space(&mut self, task: Task, error: &JobError, now: Now) {
+        let again = Some(now.mono + SPACE_RETRY);
         self.upkeep.busy = false;
-        self.upkeep.retry_at = Some(now.mono + SPACE_RETRY);
+        match task {
+            Task::Reserve => self.upkeep.reserve_at = again,
+            _ => self.upkeep.retry_at = again,
+        }
         match task {
             Task::Reserve => self.log.reserved = Reserved::NoSpace(error.to_string()),
+            // Only what can free space again, or keeps memory from growing, is worth it.
+            Task::Checkpoint { .. } | Task::Snapshot(_) => self.upkeep.room = Room::Spent,
+            _ => {}
+        }
+        match task {
+            Task::Reserve | Task::Room => {}
+            Task::Notes { scrub } => self.not_noted(scrub),
             Task::Checkpoint { piece, .. } => self.upkeep.piece = piece,
             Task::Snapshot(file) => self.upkeep.snapshot = Some(file),
             Task::Export(files) => {
@@ -590,11 +654,13 @@ impl<D: Disk> Store<D> {
         let unsynced = self.log.written > self.log.synced;
         let sync = upkeep.unsynced_since.filter(|_| unsynced).map(|since| since + self.config.flush_interval);
         let checkpoint = self.checkpoint_waits().then(|| upkeep.checkpoint_at + self.config.checkpoint_interval);
-        let looks = upkeep.retention == Retention::Idle && !self.log.closed.is_empty() && !upkeep.closing;
+        let looks = upkeep.retention == Retention::Idle && !self.log.closed.is_empty() && !upkeep.is_closing();
         let retention = looks.then_some(upkeep.retention_at);
         let later = |due: Mono| upkeep.retry_at.map_or(due, |retry| due.max(retry));
-        let background = checkpoint.into_iter().chain(retention).map(later).chain(upkeep.retry_at).min();
-        [idle, sync, background].into_iter().flatten().min()
+        let writes = checkpoint.into_iter().chain(self.note_due()).map(later).min();
+        let scrub = upkeep.scrub.due(upkeep.clock.opened, upkeep.clock.before).filter(|_| !upkeep.is_closing());
+        let background = [sync, writes, retention, scrub, upkeep.retry_at, upkeep.reserve_at];
+        background.into_iter().chain([idle]).flatten().min()
     }
 }
 

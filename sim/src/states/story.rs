@@ -5,7 +5,10 @@ use super::tape::TapeDisk;
 use bytes::Bytes;
 use keepmq_protocol::body::{SubscriptionGroup, TopicConfig};
 use keepmq_protocol::record::{Draft, crc};
-use keepmq_store::{AppendError, Appended, Flush, Job, MetaRecord, OffsetCommit, Recovered, Store, StoreConfig};
+use keepmq_store::{
+    AppendError, Appended, Flush, Job, MetaRecord, OffsetCommit, Recovered, RetentionRules, Scrubbing, Store,
+    StoreConfig,
+};
 use keepmq_world::{Chance, Mono, Now, Timestamp};
 use std::time::Duration;
 
@@ -100,7 +103,9 @@ pub(super) fn config(seed: u64) -> StoreConfig {
         zero_ahead: *chance.pick(&[0, 8 << 10, 16 << 10]),
         checkpoint_interval: Duration::from_secs(1),
         snapshot_bytes: *chance.pick(&[3000, 6000]),
-        keep: KEEP,
+        retention: RetentionRules::keeping(KEEP),
+        scrubbing: Scrubbing { bytes_per_second: 1 << 20, interval: Duration::from_secs(600) },
+        place: "states".to_owned(),
         store_host: ([127, 0, 0, 1], 10911).into(),
         adopt: false,
         accept_loss: None,
@@ -254,7 +259,7 @@ impl<'s> Teller<'s> {
 
     fn close(&mut self) -> Result<(), String> {
         self.run(u64::MAX)?;
-        self.store.close(tables(self.metas), vec![("config/topics.json", b"{}".to_vec())]);
+        self.store.close(tables(self.metas), vec![("config/topics.json", b"{}".to_vec())], self.now);
         self.run(u64::MAX)?;
         match self.store.is_closed() {
             true => Ok(()),
@@ -285,6 +290,9 @@ impl<'s> Teller<'s> {
     /// The store may write down a record of its own when it is asked for a job.
     fn next_job(&mut self) -> Result<Option<Job>, String> {
         let before = self.store.appended().0;
+        if let Some(target) = self.store.may_retire(self.now) {
+            self.store.retire(target, None, self.now);
+        }
         let job = self.store.next_job(self.now);
         let end = self.store.appended().0;
         if end > before {

@@ -4,7 +4,7 @@ use crate::faults::{Chaos, Demand, Scenario};
 use crate::stage::{MILLI, NodeId, SECOND};
 use crate::workload::TOPICS;
 use keepmq_client_core::assign::Strategy;
-use keepmq_store::Flush;
+use keepmq_store::{Flush, LagPolicy};
 use keepmq_world::Chance;
 use std::time::Duration;
 
@@ -254,6 +254,7 @@ fn servers(chance: &mut Chance, brokers: usize, name_servers: usize, heal_at: u6
         checkpoint_ms: *chance.pick(&[200, 1_000]),
         snapshot_bytes: *chance.pick(&[4 * 1024, 64 << 20]),
         keep_ms: 72 * 3_600_000,
+        lag: LagPolicy::Keep,
         flush_timeout_ms: *chance.pick(&[50, 300, 5_000]),
         register_every_ms,
         broker_timeout_ms: 120_000,

@@ -639,3 +639,4 @@ fn operators_get_what_their_tools_read() {
 
 mod groups;
 mod overload;
+mod retention;

@@ -2,6 +2,7 @@
 
 mod client;
 mod metrics;
+mod space;
 mod store;
 
 use std::io::{BufRead, BufReader, Read};

@@ -2,29 +2,41 @@
 
 use super::{file, free_ports, keepmq};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::process::Child;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// A broker of its own, killed when dropped.
-struct Broker {
+pub(super) struct Broker {
     child: Child,
-    port: u16,
+    pub(super) port: u16,
     health: u16,
+    log: PathBuf,
 }
 
 impl Broker {
-    fn start(dir: &std::path::Path) -> Self {
+    fn start(dir: &Path) -> Self {
+        Self::start_in(dir, &dir.join("store"))
+    }
+
+    /// With its files in `dir` and its store in `store`.
+    pub(super) fn start_in(dir: &Path, store: &Path) -> Self {
         let base = free_ports();
         let (port, health) = (base + 10, base + 30);
         let text = format!(
             "brokerName=broker-a\nbrokerIP1=127.0.0.1\nbindAddress=127.0.0.1\nlistenPort={port}\nmetricsPromExporterPort={health}\n\
              mappedFileSizeCommitLog=1048576\nmaxMessageSize=65536\nstorePathRootDir={}\n",
-            dir.join("store").display()
+            store.display()
         );
-        let child = keepmq(&["broker", "-c", &file(dir, &text), "--log", "warn"]).spawn().expect("the binary starts");
-        let broker = Self { child, port, health };
+        let log = dir.join("log");
+        let said = File::options().create(true).append(true).open(&log).expect("the folder is there");
+        let mut command = keepmq(&["broker", "-c", &file(dir, &text), "--log", "warn"]);
+        let both = said.try_clone().expect("a file can be had twice");
+        let child = command.stdout(said).stderr(both).spawn().expect("the binary starts");
+        let broker = Self { child, port, health, log };
         let began = Instant::now();
         while broker.get("/readyz").is_none_or(|(code, _)| code != 200) {
             assert!(began.elapsed() < Duration::from_secs(20), "it does not become ready");
@@ -33,8 +45,17 @@ impl Broker {
         broker
     }
 
+    /// SIGTERM; how it ended, after how long, and what it said.
+    pub(super) fn stop(mut self) -> (ExitStatus, Duration, String) {
+        let began = Instant::now();
+        let asked = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill is installed");
+        assert!(asked.success());
+        let status = self.child.wait().expect("it is our child");
+        (status, began.elapsed(), std::fs::read_to_string(&self.log).expect("it has a log"))
+    }
+
     /// Code and body; `None` when nobody answers.
-    fn get(&self, path: &str) -> Option<(u16, String)> {
+    pub(super) fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.health)).ok()?;
         write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
         let mut answer = String::new();
@@ -52,7 +73,7 @@ impl Drop for Broker {
 }
 
 /// A request as JSON, by hand; the header of the answer.
-fn ask(stream: &mut TcpStream, code: u32, fields: &[(&str, &str)], body: &[u8]) -> String {
+pub(super) fn ask(stream: &mut TcpStream, code: u32, fields: &[(&str, &str)], body: &[u8]) -> String {
     let fields: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":\"{value}\"")).collect();
     let header = format!(
         "{{\"code\":{code},\"language\":\"JAVA\",\"version\":479,\"opaque\":1,\"flag\":0,\"extFields\":{{{}}}}}",
@@ -73,7 +94,7 @@ fn ask(stream: &mut TcpStream, code: u32, fields: &[(&str, &str)], body: &[u8]) 
     String::from_utf8(answer[4..4 + header].to_vec()).expect("JSON is UTF-8")
 }
 
-fn send(stream: &mut TcpStream, body: &[u8]) -> String {
+pub(super) fn send(stream: &mut TcpStream, body: &[u8]) -> String {
     let fields = [
         ("producerGroup", "P"),
         ("topic", "orders"),

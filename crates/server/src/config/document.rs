@@ -34,6 +34,15 @@ that have not seen that yet are still served, except on ordered topics. `brokerP
 
 UPDATE_NAMESRV_CONFIG (`mqadmin updateNamesrvConfig`) does the same for a name server.
 
+## When messages are removed
+
+A segment of the log may go when it was closed `fileReservedTime` hours ago, counted while the broker runs: no clock that is set, \
+no copied file and no night in which the broker was down makes anything older. It goes at the hours of `deleteWhen`, which are \
+UTC here, or at once when more than `diskMaxUsedSpaceRatio` percent of the disk are in use or there is no space for the next \
+segment. `cleanFileForciblyEnable=true` lets younger segments go, too, as long as more than `diskSpaceCleanForciblyRatio` \
+percent are in use; it is off unless somebody asks for it. Whatever the reason, what a group has not consumed stays unless \
+`retention.lagPolicy=delete`.
+
 ## Keys of KeepMQ's own
 
 - `advertisedAddress`: where clients reach the broker, with the port that they must use where it is another one (`host:port`, \
@@ -43,6 +52,11 @@ for containers). `brokerIP1` wins. Without either, the broker advertises the add
 - `log.io`: how a group of messages is made durable under SYNC_FLUSH. `direct` goes past the system's cache where the file \
 system can (otherwise it is as `buffered`): about half the time and half the CPU for each group; what consumers read that is \
 older than the broker's own memory (16 MiB) comes from the device. `buffered` writes into the system's cache and syncs.
+- `retention.lagPolicy`: `keep`: what a group has not consumed stays, however old it is; a disk that fills up by that refuses \
+sends, and says which group it waits for. `delete`: it goes like everything else, as in RocketMQ. A group counts in each topic in \
+which it has committed an offset, until the group is deleted; a topic that no group consumes holds nothing.
+- `scrub.bytesPerSecond` (0: never), `scrub.interval` (milliseconds): how fast the log is read again in the background to find \
+bytes that have gone bad, and how long after the beginning of a round the next one begins.
 - `adopt`: take over a store that another program has used since, as RocketMQ, or that is a copy. `keepmq broker --adopt` sets it \
 for one start, which is all that is needed.
 ";

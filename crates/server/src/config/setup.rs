@@ -11,7 +11,7 @@ use keepmq_net::NetLimits;
 use keepmq_protocol::change::Configured;
 use keepmq_protocol::frame::FRAME_MAX;
 use keepmq_protocol::{BrokerName, LogOffset, Topic};
-use keepmq_store::{Flush, StoreConfig};
+use keepmq_store::{Flush, LagPolicy, RetentionRules, Scrubbing, StoreConfig};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -122,6 +122,9 @@ impl BrokerSetup {
             port => Some(SocketAddr::new(ip(&settings, "metricsPromExporterHost")?, port)),
         };
         clamp(&mut settings, "registerNameServerPeriod", 10_000, 60_000);
+        clamp(&mut settings, "diskMaxUsedSpaceRatio", 10, 95);
+        clamp(&mut settings, "diskSpaceCleanForciblyRatio", 30, 85);
+        let hours = hours(&settings)?;
         clamp(&mut settings, "flushIntervalCommitLog", 1, FLUSH_INTERVAL_MAX.into());
         if settings.number::<usize>("shards") == 0 {
             settings.derive("shards", shards_for(cores()).to_string(), "this machine's cores");
@@ -135,7 +138,7 @@ impl BrokerSetup {
                  messages that do not fit a segment will be refused"
             ));
         }
-        let live = live(&settings);
+        let live = live(&settings, hours);
         let millis = |key| Duration::from_millis(settings.number(key));
         let store = StoreConfig {
             cluster: cluster.clone(),
@@ -148,7 +151,12 @@ impl BrokerSetup {
             zero_ahead: 64 << 20,
             checkpoint_interval: Duration::from_secs(1),
             snapshot_bytes: 64 << 20,
-            keep: live.keep,
+            retention: live.retention.clone(),
+            scrubbing: Scrubbing {
+                bytes_per_second: settings.number("scrub.bytesPerSecond"),
+                interval: millis("scrub.interval"),
+            },
+            place: root.display().to_string(),
             store_host: address,
             adopt: settings.flag("adopt"),
             accept_loss: None,
@@ -237,7 +245,7 @@ impl NameServerSetup {
 }
 
 /// What may change while the broker runs.
-fn live(settings: &Settings) -> LiveConfig {
+fn live(settings: &Settings, hours: u32) -> LiveConfig {
     LiveConfig {
         auto_create_topic: settings.flag("autoCreateTopicEnable"),
         auto_create_group: settings.flag("autoCreateSubscriptionGroup"),
@@ -247,14 +255,44 @@ fn live(settings: &Settings) -> LiveConfig {
         long_polling: settings.flag("longPollingEnable"),
         pull_messages: settings.number("maxTransferCountOnMessageInMemory"),
         pull_bytes: settings.number("maxTransferBytesOnMessageInMemory"),
-        keep: Duration::from_secs(3600 * settings.number::<u64>("fileReservedTime")),
+        retention: RetentionRules {
+            keep: Duration::from_secs(3600 * settings.number::<u64>("fileReservedTime")),
+            hours,
+            any_hour_above: percent(settings, "diskMaxUsedSpaceRatio", 10, 95),
+            forced_above: settings
+                .flag("cleanFileForciblyEnable")
+                .then(|| percent(settings, "diskSpaceCleanForciblyRatio", 30, 85)),
+            lag: if settings.text("retention.lagPolicy") == "delete" { LagPolicy::Delete } else { LagPolicy::Keep },
+        },
         shown: settings.shown(),
     }
 }
 
+/// A percentage within RocketMQ's bounds, also when an operator has just changed it.
+fn percent(settings: &Settings, key: &str, min: i64, max: i64) -> u8 {
+    u8::try_from(settings.number::<i64>(key).clamp(min, max)).expect("a percentage is below 256")
+}
+
+/// The hours of `deleteWhen`, a bit each. They are UTC: a process cannot find out the zone without asking its environment.
+fn hours(settings: &Settings) -> Result<u32, Failure> {
+    let mut hours = 0;
+    for hour in settings.text("deleteWhen").split(';').map(str::trim).filter(|hour| !hour.is_empty()) {
+        match hour.parse::<u32>() {
+            Ok(hour) if hour < 24 => hours |= 1 << hour,
+            _ => {
+                let why = format!("{hour:?} is no hour of the day");
+                let remedy = "give hours from 00 to 23, several separated by semicolons; they are UTC";
+                return Err(settings.refusal("deleteWhen", why, remedy));
+            }
+        }
+    }
+    Ok(hours)
+}
+
 /// Carries out a change of a broker's configuration that an operator has asked for.
 pub(crate) fn configure_broker(settings: &mut Settings, text: &str) -> Configured<LiveConfig> {
-    configured(settings.change(text), || live(settings))
+    let outcome = settings.change(text);
+    configured(outcome, || live(settings, hours(settings).expect("it cannot be changed while the process runs")))
 }
 
 /// The same of a name server's.

@@ -1,5 +1,5 @@
 use super::*;
-use keepmq_store::Flush;
+use keepmq_store::{Flush, LagPolicy};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -118,10 +118,26 @@ fn our_defaults_are_javas_except_where_that_would_lose_messages() {
             "maxTopics",
             "maxGroups",
             "flushDiskType",
+            "cleanFileForciblyEnable",
             "log.io",
+            "retention.lagPolicy",
+            "scrub.bytesPerSecond",
+            "scrub.interval",
             "shards"
         ]
     );
+    let rules = setup.store.retention;
+    assert_eq!((rules.lag, rules.forced_above, rules.hours), (LagPolicy::Keep, None, 1 << 4));
+}
+
+#[test]
+fn the_hours_of_removal_are_hours() {
+    let hours = |text: &str| setup(&format!("deleteWhen={text}")).map(|setup| setup.store.retention.hours);
+    assert_eq!(hours("04; 23").unwrap(), 1 << 4 | 1 << 23);
+    assert_eq!(hours("").unwrap(), 0, "only when space runs short");
+    for bad in ["24", "4h", "-1", "04,05"] {
+        assert!(said(&hours(bad).unwrap_err()).contains("no hour of the day"), "{bad}");
+    }
 }
 
 /// What cores and shells are given, as text, so that any difference shows. Random parts are left out.
@@ -163,6 +179,12 @@ fn every_honoured_key_has_an_effect() {
         ("flushIntervalCommitLog", "100"),
         ("syncFlushTimeout", "1000"),
         ("fileReservedTime", "48"),
+        ("deleteWhen", "05"),
+        ("diskMaxUsedSpaceRatio", "80"),
+        ("cleanFileForciblyEnable", "true"),
+        ("retention.lagPolicy", "delete"),
+        ("scrub.bytesPerSecond", "0"),
+        ("scrub.interval", "3600000"),
         ("maxMessageSize", "65536"),
         ("maxTransferBytesOnMessageInMemory", "65536"),
         ("maxTransferCountOnMessageInMemory", "64"),
@@ -182,6 +204,13 @@ fn every_honoured_key_has_an_effect() {
                 let text = "storePathRootDir=/data\nbrokerName=b\nadvertisedAddress=10.0.0.7:30911";
                 let setup = read(&BROKER, text).and_then(BrokerSetup::new).unwrap();
                 assert_eq!(setup.broker.address, ([10, 0, 0, 7], 30911).into());
+            }
+            // Of `cleanFileForciblyEnable`, which is off.
+            ("diskSpaceCleanForciblyRatio", _) => {
+                let forced =
+                    |text: &str| setup(&format!("cleanFileForciblyEnable=true\n{text}")).unwrap().store.retention;
+                assert_eq!(forced("").forced_above, Some(85));
+                assert_eq!(forced("diskSpaceCleanForciblyRatio=60").forced_above, Some(60));
             }
             (name, None) => panic!("no other value to try for {name}"),
             (name, Some(value)) => {
@@ -257,7 +286,10 @@ fn the_files_that_rocketmq_ships_load_or_are_refused_for_a_reason() {
         let loaded = read(&BROKER, &format!("{text}brokerIP1=10.0.0.5\n")).and_then(BrokerSetup::new);
         match (loaded, refused) {
             (Ok(setup), []) => {
-                assert_eq!((setup.store.flush, setup.store.keep), (Flush::Async, Duration::from_secs(48 * 3600)));
+                assert_eq!(
+                    (setup.store.flush, setup.store.retention.keep),
+                    (Flush::Async, Duration::from_secs(48 * 3600))
+                );
                 assert!(setup.durability().contains("500 ms"), "{}", setup.durability());
             }
             (Err(failure), [_, ..]) => {

@@ -1,7 +1,6 @@
 use crate::config::{Flush, StoreConfig};
 use crate::files::Chunk;
-use crate::log::SegmentAge;
-use crate::store::AppendError;
+use crate::log::{SegmentAge, UNWRITTEN};
 use bytes::Bytes;
 use keepmq_protocol::record::{BLANK_BYTES, Draft, MAGIC_BLANK, Place};
 use keepmq_protocol::{LogOffset, QueueOffset};
@@ -53,6 +52,29 @@ pub(crate) enum Reserved {
     Missing,
     /// There was no space for it.
     NoSpace(String),
+}
+
+/// Who wants room in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Message,
+    /// Offsets, topics, groups, ends of queues.
+    Metadata,
+}
+
+/// When there is no space for the next segment, this part of the last one is left to metadata: consumers that catch up commit
+/// offsets, and only then may old segments go.
+const META_SHARE: u64 = 16;
+
+/// Why there is no room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Short {
+    /// So many bytes wait already; so many may.
+    Busy { waiting: usize, max: usize },
+    /// The next segment is not there yet.
+    Reserving,
+    /// There was no space for it: what the operating system said.
+    Full(String),
 }
 
 /// What one flush carries.
@@ -122,8 +144,8 @@ impl CommitLog {
 
     /// Makes room for `size` bytes that stay together; whether that took the reserved segment. Nothing changes when there
     /// is none.
-    pub(crate) fn room(&mut self, size: usize) -> Result<bool, AppendError> {
-        let busy = |waiting, max| Err(AppendError::Busy { waiting, max });
+    pub(crate) fn room(&mut self, size: usize, purpose: Purpose) -> Result<bool, Short> {
+        let busy = |waiting, max| Err(Short::Busy { waiting, max });
         if self.waiting + size > self.max_waiting() {
             return busy(self.waiting, self.max_waiting());
         }
@@ -140,12 +162,13 @@ impl CommitLog {
         }
         let rest = self.segment_end() - self.appended();
         let rolls = (size + BLANK_BYTES) as u64 > rest;
-        if rolls {
-            match &self.reserved {
-                Reserved::Ready => self.roll(rest),
-                Reserved::Missing => return Err(AppendError::Reserving),
-                Reserved::NoSpace(why) => return Err(AppendError::Full(why.clone())),
-            }
+        let kept = if purpose == Purpose::Message { self.segment_bytes / META_SHARE } else { 0 };
+        let ends = rolls || size as u64 + kept > rest;
+        match &self.reserved {
+            Reserved::Ready if rolls => self.roll(rest),
+            Reserved::Missing if ends => return Err(Short::Reserving),
+            Reserved::NoSpace(why) if ends => return Err(Short::Full(why.clone())),
+            Reserved::Ready | Reserved::Missing | Reserved::NoSpace(_) => {}
         }
         if !self.open.is_empty() && self.open.len() + size > self.buffer_bytes {
             self.seal(None);
@@ -164,7 +187,11 @@ impl CommitLog {
         self.open.extend_from_slice(&MAGIC_BLANK.to_be_bytes());
         self.waiting += BLANK_BYTES;
         assert!(self.appended() <= end, "every record leaves room for a blank");
-        self.closed.push_back(SegmentAge { base: end - self.segment_bytes, last_stored: self.last_stored });
+        self.closed.push_back(SegmentAge {
+            base: end - self.segment_bytes,
+            last_stored: self.last_stored,
+            closed: UNWRITTEN,
+        });
         self.seal(None);
         self.open_at = end;
         self.reserved = Reserved::Missing;
@@ -214,6 +241,18 @@ impl CommitLog {
         let chunks = std::mem::take(&mut self.sealed);
         let bytes = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
         Batch { chunks, records: std::mem::take(&mut self.records), bytes }
+    }
+
+    /// Segments whose end has been written since the last call were closed at this running time; whether there are any.
+    pub(crate) fn note_closed(&mut self, running: u64) -> bool {
+        let written = self.written - self.written % self.segment_bytes;
+        let mut some = false;
+        for age in self.closed.iter_mut().rev().take_while(|age| age.closed == UNWRITTEN) {
+            if age.base < written {
+                (age.closed, some) = (running, true);
+            }
+        }
+        some
     }
 
     /// A flush has ended well.

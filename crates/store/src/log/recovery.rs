@@ -7,10 +7,11 @@ use crate::log::index::{Index, accept_indexed, go_on_as_known, load_index};
 use crate::log::rebuild::{Accept, Rebuild};
 use crate::log::scan::Scan;
 use crate::log::walk::Extent;
-use crate::log::{CommitLog, Reserved, SegmentAge};
+use crate::log::{AGES, Ages, CommitLog, Reserved, SegmentAge};
 use crate::losses::{self, Losses};
 use crate::meta::Snapshot;
 use crate::queues::Queues;
+use crate::scrub;
 use crate::upkeep::JAVA_ABORT;
 use keepmq_protocol::record::{Found, RecordError};
 use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset};
@@ -33,6 +34,10 @@ pub(crate) struct Restored<D: Disk> {
     /// Bytes of metadata records behind the newest snapshot, about.
     pub(crate) meta_bytes: u64,
     pub(crate) block_files: Vec<u32>,
+    /// What was written down about running time.
+    pub(crate) ages: Ages,
+    /// What `keepmq/scrub` holds.
+    pub(crate) scrub: Vec<u8>,
     pub(crate) recovered: Recovered,
 }
 
@@ -152,7 +157,11 @@ pub(crate) fn restore<D: Disk>(
 
     let Rebuild { mut queues, last_stored, scanned, .. } = rebuild;
     queues.advance(LogOffset(end), &mut Vec::new());
-    let closed = ages(&files, &bases, last_stored)?;
+    // Neither is needed to be right: without them segments are younger than they are, and the scrub begins anew.
+    let scrub = files.read_whole(Path::new(scrub::PATH), OWN_FILE_MAX)?.unwrap_or_default();
+    let ages = files.read_whole(Path::new(AGES), OWN_FILE_MAX)?.unwrap_or_default();
+    let ages = Ages::decode(&ages, identity.store_id).unwrap_or_default();
+    let closed = closed_segments(&files, &bases, last_stored, &ages)?;
     let slot = Slot {
         sequence: slot.sequence + 1,
         durable: end,
@@ -193,6 +202,8 @@ pub(crate) fn restore<D: Disk>(
         // Until a snapshot speaks of the new block files, each start makes the queues again.
         meta_bytes: if damage.is_some() { config.snapshot_bytes } else { meta_records * META_RECORD_BYTES },
         block_files,
+        ages,
+        scrub,
         recovered,
     })
 }
@@ -433,8 +444,14 @@ fn check_places<D: Disk>(files: &Files<D>, bases: &[u64]) -> Result<(), OpenErro
     Ok(())
 }
 
-/// When the last record of each closed segment was stored, at most: no later than the first of the next.
-fn ages<D: Disk>(files: &Files<D>, bases: &[u64], last: Timestamp) -> Result<VecDeque<SegmentAge>, OpenError> {
+/// When each segment was closed, as far as that was written down, else now; and when its last record was stored, at most: no
+/// later than the first of the next.
+fn closed_segments<D: Disk>(
+    files: &Files<D>,
+    bases: &[u64],
+    last: Timestamp,
+    ages: &Ages,
+) -> Result<VecDeque<SegmentAge>, OpenError> {
     let mut closed = VecDeque::new();
     for pair in bases.windows(2) {
         let mut scan = Scan::head(files, pair[1])?;
@@ -444,7 +461,8 @@ fn ages<D: Disk>(files: &Files<D>, bases: &[u64], last: Timestamp) -> Result<Vec
             Err(_) if files.losses.find(pair[1]).is_some() => last,
             Err(error) => return Err(damaged(&scan.path, format!("position {}: {error}", pair[1]))),
         };
-        closed.push_back(SegmentAge { base: pair[0], last_stored });
+        let at = ages.closed.get(&pair[0]).map_or(ages.running, |at| ages.running.min(*at));
+        closed.push_back(SegmentAge { base: pair[0], last_stored, closed: at });
     }
     Ok(closed)
 }

@@ -74,9 +74,32 @@ impl<F: File> Scan<F> {
         Ok(Self { patient: true, ..Self::new(files, base, max_record)? })
     }
 
+    /// For looking at a little of a segment: so many bytes are read at once, more only for a record that has more.
+    pub(crate) fn little<D: Disk<File = F>>(
+        files: &Files<D>,
+        base: u64,
+        max_record: usize,
+        window: usize,
+    ) -> Result<Self, JobError> {
+        Ok(Self { window, ..Self::new(files, base, max_record)? })
+    }
+
+    /// The first position in `from..to` where a whole record begins.
+    pub(crate) fn next_record(&mut self, from: u64, to: u64) -> Result<Option<u64>, JobError> {
+        let want = usize::try_from(to - from).expect("a little") + UP_TO_POSITION;
+        let bytes = self.bytes(from, want)?;
+        let candidates: Vec<u64> = candidates(&bytes[..bytes.len().min(want)], from).collect();
+        for start in candidates.into_iter().filter(|start| *start < to) {
+            if matches!(self.item(start)?, Ok(Found::Record(_))) {
+                return Ok(Some(start));
+            }
+        }
+        Ok(None)
+    }
+
     /// For looking at a segment's first record alone.
     pub(crate) fn head<D: Disk<File = F>>(files: &Files<D>, base: u64) -> Result<Self, JobError> {
-        Ok(Self { window: 4096, ..Self::new(files, base, usize::MAX)? })
+        Self::little(files, base, usize::MAX, 4096)
     }
 
     /// Bytes from `at` on: at least `want`, or what is left of the segment.
@@ -145,16 +168,8 @@ impl<F: File> Scan<F> {
             };
             if let Some(last) = last_used(window) {
                 behind.used = from + last as u64 + 1;
-                let begins_here = |start: &usize| {
-                    let position = window.get(start + UP_TO_POSITION - 8..).and_then(|field| field.first_chunk());
-                    position.is_some_and(|position| u64::from_be_bytes(*position) == from + *start as u64)
-                };
-                let candidates: Vec<u64> = memchr::memmem::find_iter(window, &LEAD)
-                    .filter_map(|magic| magic.checked_sub(4))
-                    .filter(begins_here)
-                    .map(|start| from + start as u64)
-                    .filter(|start| *start > at && *start >= far)
-                    .collect();
+                let candidates: Vec<u64> =
+                    candidates(window, from).filter(|start| *start > at && *start >= far).collect();
                 for start in candidates {
                     if matches!(self.item(start)?, Ok(Found::Record(_))) {
                         behind.far_record = Some(start);
@@ -203,6 +218,16 @@ fn read_what_can_be_read<F: File>(file: &F, at: u64, into: &mut [u8]) -> io::Res
         done += len;
     }
     outcome
+}
+
+/// Where in `bytes`, which stand at `from`, a magic and the place's own position say that a record begins.
+fn candidates(bytes: &[u8], from: u64) -> impl Iterator<Item = u64> {
+    let begins_here = move |start: &usize| {
+        let position = bytes.get(start + UP_TO_POSITION - 8..).and_then(|field| field.first_chunk());
+        position.is_some_and(|position| u64::from_be_bytes(*position) == from + *start as u64)
+    };
+    let starts = memchr::memmem::find_iter(bytes, &LEAD).filter_map(|magic| magic.checked_sub(4)).filter(begins_here);
+    starts.map(move |start| from + start as u64)
 }
 
 /// Where the last byte is that is not zero.

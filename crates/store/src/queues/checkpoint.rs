@@ -11,6 +11,8 @@ use std::mem;
 const FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// What all tails together may hold in memory; beyond it, those that nobody appends to go.
 const TAILS_BYTES: usize = 64 * 1024 * 1024;
+/// So many times that, and they hold too much.
+const TOO_MUCH: usize = 2;
 /// Queues that one checkpoint looks at to find cold tails, and as many to find blocks to copy.
 const LOOKED_AT: usize = 8192;
 /// Bytes that one checkpoint copies out of mostly dead files.
@@ -136,6 +138,10 @@ impl Checkpoints {
     pub(super) fn appended(&mut self, ix: QueueIx, queue: &mut Queue, before: usize) {
         self.held += queue.held() - before;
         self.dirty(ix, queue);
+    }
+
+    pub(super) fn hold_too_much(&self) -> bool {
+        self.held > TOO_MUCH * self.may_hold
     }
 
     /// A queue that held `before` has let go of entries.
@@ -387,6 +393,13 @@ impl Part {
             Self::Tombstone(first) => *first,
             Self::Block(slot, _) | Self::Copy(slot) => slot.end(),
         }
+    }
+}
+
+#[cfg(test)]
+impl Queues {
+    pub(crate) fn hold_at_most(&mut self, bytes: usize) {
+        self.checkpoints.may_hold = bytes;
     }
 }
 

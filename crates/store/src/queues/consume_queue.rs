@@ -263,6 +263,19 @@ impl Queue {
             .then(|| self.tail(offset, offset + 1).next().map(|packed| Entry::unpack(packed).stored))?
     }
 
+    /// Where the message lies, or what its block begins with: no later.
+    pub(super) fn position(&self, offset: u64) -> Option<LogOffset> {
+        let offset = offset.max(self.min);
+        if offset >= self.next {
+            return None;
+        }
+        if offset >= self.tail_first() {
+            return self.tail(offset, offset + 1).next().map(|packed| Entry::unpack(packed).at);
+        }
+        let behind = self.blocks.partition_point(|slot| slot.first <= offset);
+        behind.checked_sub(1).map(|at| LogOffset(self.blocks[at].position))
+    }
+
     pub(super) fn pick(&self, from: QueueOffset, filter: &TagFilter, limits: Limits, name: u8) -> Picked {
         let visible = self.visible();
         assert!(self.min <= from.0 && from.0 < visible, "{from} lies in what can be read: {}..{visible}", self.min);

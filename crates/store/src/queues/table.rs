@@ -178,6 +178,17 @@ impl Queues {
         self.queue(ix).stored_at(offset.0)
     }
 
+    /// Where the message lies, or the one that its block begins with; of one that is gone, the queue's first. `None`: there
+    /// is none yet.
+    pub(crate) fn position(&self, ix: QueueIx, offset: QueueOffset) -> Option<LogOffset> {
+        self.queue(ix).position(offset.0)
+    }
+
+    /// Whether tails hold much more than they may, because no block of them could be written.
+    pub(crate) fn hold_too_much(&self) -> bool {
+        self.checkpoints.hold_too_much()
+    }
+
     /// What a pull gets. `from` lies in `min..max` of the view.
     pub(crate) fn pick(&self, ix: QueueIx, from: QueueOffset, filter: &TagFilter, limits: Limits) -> Picked {
         self.queue(ix).pick(from, filter, limits, self.name_len(ix))
@@ -221,23 +232,28 @@ impl Queues {
     }
 
     /// The log now begins at `min`: drops what lies before it. `firsts` are the answers to `straddling`, which was asked last
-    /// for the same position.
-    pub(crate) fn retire(&mut self, min: LogOffset, firsts: &[(QueueIx, QueueOffset)]) {
+    /// for the same position. Answers the queues that begin later now, and where.
+    pub(crate) fn retire(&mut self, min: LogOffset, firsts: &[(QueueIx, QueueOffset)]) -> Vec<(QueueIx, QueueOffset)> {
         let (asked, emptied) = mem::take(&mut self.emptied);
         assert!(asked == min, "what goes was looked at before: {asked}, not {min}");
         if planted!("queue-minimum-stays") {
-            return;
+            return Vec::new();
         }
+        let mut moved = Vec::new();
         for (ix, first) in emptied.iter().chain(firsts) {
             let name = usize::from(self.name_len(*ix));
             let queue = &mut self.queues[ix.0 as usize];
-            let held = queue.held();
+            let (held, min) = (queue.held(), queue.min);
             queue.retire(first.0);
             self.checkpoints.cooled(held, queue);
             if !queue.cleared {
                 queue.drop_blocks(queue.min, name, &mut self.checkpoints.files);
             }
+            if queue.min > min {
+                moved.push((*ix, QueueOffset(queue.min)));
+            }
         }
+        moved
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::Flush;
+use crate::config::{Flush, Scrubbing};
 use crate::job::Lane;
 use crate::testdisk::TestDisk;
 use keepmq_world::Chance;
@@ -20,7 +20,9 @@ fn config() -> StoreConfig {
         zero_ahead: 16 << 10,
         checkpoint_interval: Duration::from_secs(1),
         snapshot_bytes: 1 << 20,
-        keep: Duration::from_secs(3600),
+        retention: RetentionRules::keeping(Duration::from_secs(3600)),
+        scrubbing: Scrubbing { bytes_per_second: 0, interval: Duration::from_secs(24 * 3600) },
+        place: "/data/store".into(),
         store_host: HOST.parse().unwrap(),
         adopt: false,
         accept_loss: None,
@@ -39,6 +41,8 @@ struct Rig {
     store: Store<TestDisk>,
     recovered: Recovered,
     now: Now,
+    /// Who needs what is old.
+    need: Option<Need>,
 }
 
 impl Rig {
@@ -48,7 +52,7 @@ impl Rig {
 
     fn open(disk: TestDisk, config: StoreConfig, now: Now) -> Result<Self, OpenError> {
         let (store, recovered) = Store::open(disk.clone(), config, now)?;
-        Ok(Self { disk, store, recovered, now })
+        Ok(Self { disk, store, recovered, now, need: None })
     }
 
     fn wait(&mut self, ms: u64) {
@@ -72,12 +76,21 @@ impl Rig {
 
     fn try_settle(&mut self) -> Result<(), Arc<JobError>> {
         let files = self.store.files();
-        while let Some(job) = self.store.next_job(self.now) {
+        loop {
+            self.retire();
+            let Some(job) = self.store.next_job(self.now) else { break };
             self.store.finished(job.run(&files), self.now)?;
         }
         let due = self.store.deadline();
         assert!(due.is_none_or(|due| due > self.now.mono), "whoever waits for {due:?} would wait in vain");
         Ok(())
+    }
+
+    /// Lets go of old segments, if there are any.
+    fn retire(&mut self) {
+        if let Some(target) = self.store.may_retire(self.now) {
+            self.store.retire(target, self.need.clone(), self.now);
+        }
     }
 
     /// Appends, and flushes as often as the store is busy.
@@ -414,4 +427,6 @@ mod losses;
 mod offline;
 mod power_cuts;
 mod refusals;
+mod scrub;
+mod space;
 mod upkeep;

@@ -17,11 +17,18 @@ pub(super) const HONOURED: &[Key] = &[
     honoured("flushIntervalCommitLog", number(1, i32::MAX as i64), "500"),
     live(honoured("syncFlushTimeout", number(1, 3_600_000), "5000")),
     live(honoured("fileReservedTime", number(1, 876_000), "72")),
+    honoured("deleteWhen", TEXT, "04"),
+    live(honoured("diskMaxUsedSpaceRatio", INT, "75")),
+    live(honoured_with("cleanFileForciblyEnable", BOOL, "true", "false")),
+    live(honoured("diskSpaceCleanForciblyRatio", INT, "85")),
     honoured("maxMessageSize", number(1, 128 << 20), "4194304"),
     live(honoured("maxTransferBytesOnMessageInMemory", number(1, 16 << 20), "262144")),
     live(honoured("maxTransferCountOnMessageInMemory", number(1, 65_536), "32")),
     // Ours.
     honoured_with("log.io", Kind::Choice(&["direct", "buffered"]), "", "direct"),
+    live(honoured_with("retention.lagPolicy", Kind::Choice(&["keep", "delete"]), "", "keep")),
+    honoured_with("scrub.bytesPerSecond", number(0, 1 << 40), "", "8388608"),
+    honoured_with("scrub.interval", number(1_000, 31_536_000_000), "", "86400000"),
     honoured("brokerRole", Kind::Choice(&["ASYNC_MASTER", "SYNC_MASTER", "SLAVE"]), "ASYNC_MASTER"),
 ];
 
@@ -67,7 +74,6 @@ pub(super) const KEYS: &[Key] = &[
     no("commitIntervalCommitLog", INT, "200", MMAP),
     no("maxRecoveryCommitlogFiles", INT, "30", RECOVERY),
     no("diskSpaceWarningLevelRatio", INT, "90", DISK_FULL),
-    no("diskSpaceCleanForciblyRatio", INT, "85", DISK_FULL),
     no("useReentrantLockWhenPutMessage", BOOL, "true", JVM),
     no("flushCommitLogTimed", BOOL, "true", MMAP),
     no("flushIntervalConsumeQueue", INT, "1000", INDEX),
@@ -76,8 +82,6 @@ pub(super) const KEYS: &[Key] = &[
     no("deleteConsumeQueueFilesInterval", INT, "100", INDEX),
     no("destroyMapedFileIntervalForcibly", INT, "120000", MMAP),
     no("redeleteHangedFileInterval", INT, "120000", MMAP),
-    no("deleteWhen", TEXT, "04", RETENTION),
-    no("diskMaxUsedSpaceRatio", INT, "75", DISK_FULL),
     no("deleteFileBatchMax", INT, "10", RETENTION),
     no("putMsgIndexHightWater", INT, "600000", JVM),
     no("maxFilterMessageSize", INT, "16000", INDEX),
@@ -107,7 +111,6 @@ pub(super) const KEYS: &[Key] = &[
     no("slaveTimeout", INT, "3000", HA),
     not_yet("messageDelayLevel", TEXT, "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h", TIMER),
     no("flushDelayOffsetInterval", LONG, "10000", TABLES),
-    no("cleanFileForciblyEnable", BOOL, "true", DISK_FULL),
     no("warmMapedFileEnable", BOOL, "false", MMAP),
     not_yet("offsetCheckInSlave", BOOL, "false", REPLICATION),
     no("debugLockEnable", BOOL, "false", JVM),
@@ -249,7 +252,8 @@ const COLD: &str = "the limits of a pull are the same wherever its messages lie"
 const COLD_CONTROL: &str = "limits for consumers that read old messages";
 const COLD_TUNING: &str = "it belongs to limits for consumers that read old messages, which are not built yet";
 const COMPACTION: &str = "topics are never compacted";
-const DISK_FULL: &str = "nothing is removed before `fileReservedTime`: when the disk is full, sends are refused";
+const DISK_FULL: &str =
+    "sends are refused when there is no space for the next segment, and accepted again when there is";
 const DLEDGER: &str = "brokers will be led by a controller, not by DLedger";
 const DUPLICATION: &str = "a log has one writer";
 const HA: &str = "it belongs to replication, which is not built yet: nobody listens there";
@@ -266,7 +270,7 @@ const PATHS: &str = "several folders for one log";
 const POOLS: &str = "requests are not handed between thread pools: one event loop serves them";
 const QUEUED: &str = "nothing waits in a queue of requests: sends are refused by the bytes that wait for the disk";
 const RECOVERY: &str = "every record is checked whenever it is read, at recovery, too";
-const RETENTION: &str = "segments are removed one by one, at any hour, once all in them has expired";
+const RETENTION: &str = "it is looked at every ten seconds which segments may go, and they go together";
 const ROCKSDB: &str = "it belongs to RocketMQ's RocksDB stores";
 const STATS: &str = "there are no such statistics yet";
 const TABLES: &str = "topics, groups and offsets are records of the log";

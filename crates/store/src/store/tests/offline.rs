@@ -73,7 +73,7 @@ fn a_store_after_a_kill_is_sound_and_says_what_is_in_it() {
     let mut rig = Rig::new(config());
     assert!(verified(&rig.disk).is_sound());
     rig.put("A", b"one");
-    rig.store.close(Vec::new(), Vec::new());
+    rig.store.close(Vec::new(), Vec::new(), rig.now);
     rig.store.export(vec![("config/topics.json", b"{}".to_vec())]);
     rig.settle();
     assert!(verified(&rig.disk).is_sound() && inspect(rig.disk.copy()).unwrap().clean_stop);

@@ -1,4 +1,6 @@
 use super::*;
+use crate::config::LagPolicy;
+use crate::job::Notice;
 use crate::meta::QueueEnd;
 
 const HOUR: u64 = 3_600_000;
@@ -80,15 +82,20 @@ fn a_snapshot_is_there_whole_or_not_at_all_wherever_the_power_fails() {
     }
 }
 
-/// Runs everything, hands over tables when they are wanted, for a while.
-fn run(rig: &mut Rig, ms: u64) {
+/// Runs everything, lets old segments go, hands over tables when they are wanted, for a while.
+pub(super) fn run(rig: &mut Rig, ms: u64) {
     for _ in 0..ms.div_ceil(1000) {
         rig.wait(1000);
+        rig.retire();
         if rig.store.wants_tables() {
             rig.store.save(b"tables".to_vec());
         }
         rig.settle();
     }
+}
+
+fn need(at: LogOffset) -> Need {
+    Need { at, group: "G".into(), topic: "T".into(), queue_id: 0 }
 }
 
 /// A store whose first segments are old and hold all of queue Old.
@@ -102,12 +109,15 @@ fn aged() -> Rig {
         rig.settle();
     }
     run(&mut rig, 3000);
-    rig.now = at(2 * HOUR);
-    let mut opened = Rig::open(rig.disk.after_power_cut(&mut Chance::new(1), 0), config(), at(2 * HOUR)).unwrap();
+    let mut opened = Rig::open(rig.disk.after_power_cut(&mut Chance::new(1), 0), config(), at(3000)).unwrap();
+    opened.wait(2 * HOUR);
+    // Nothing goes yet.
+    opened.need = Some(need(LogOffset(0)));
     for n in 75..100 {
         opened.put("T", &body(n, 1000));
         opened.settle();
     }
+    opened.need = None;
     opened
 }
 
@@ -153,6 +163,7 @@ fn retention_interrupted_at_any_step_leaves_a_store_that_knows_where_its_queues_
         let mut failed = false;
         for _ in 0..60 {
             rig.wait(1000);
+            rig.retire();
             if rig.store.wants_tables() {
                 rig.store.save(b"tables".to_vec());
             }
@@ -212,16 +223,109 @@ fn a_killed_retention_is_ended_by_a_recovery_that_the_power_may_cut_at_any_step(
 }
 
 #[test]
-fn a_clock_that_jumps_ahead_removes_nothing() {
-    let mut rig = Rig::new(StoreConfig { keep: Duration::from_secs(3 * 3600), ..config() });
+fn a_clock_that_is_set_removes_nothing_and_times_in_the_log_stay_in_order() {
+    let config = StoreConfig { retention: RetentionRules::keeping(Duration::from_secs(3 * 3600)), ..config() };
+    let mut rig = Rig::new(config.clone());
     for n in 0..140 {
         rig.put("T", &body(n, 1000));
         rig.settle();
     }
-    rig.now.wall = Timestamp(rig.now.wall.0 + 30 * 24 * HOUR as i64);
-    rig.put("T", b"from the future");
-    run(&mut rig, 60_000);
-    assert_eq!(rig.store.state().min.0, 0);
+    let mut last = rig.store.queue("T", 0).unwrap().last_stored;
+    for years in [10, -20, 10, 10, -10] {
+        let wall = Timestamp(rig.now.wall.0 + years * 365 * 24 * HOUR as i64);
+        rig.now.wall = wall;
+        rig.put("T", b"by another clock");
+        run(&mut rig, 30_000);
+        // Also for a process that knows no other clock.
+        rig = Rig::open(rig.disk.after_power_cut(&mut Chance::new(1), 0), config.clone(), Now { mono: Mono(5), wall })
+            .unwrap();
+        rig.put("T", b"after a restart");
+        run(&mut rig, 30_000);
+        assert_eq!(rig.store.state().min.0, 0, "{years}");
+        let stored = rig.store.queue("T", 0).unwrap().last_stored;
+        assert!(stored >= last, "{years}: {stored} after {last}");
+        last = stored;
+    }
+    assert_eq!(rig.bodies("T").len(), 150);
+    // Running time goes on, whatever the clock says.
+    rig.wait(4 * HOUR);
+    run(&mut rig, 30_000);
+    assert!(rig.store.state().min.0 > 0);
+}
+
+#[test]
+fn a_segment_is_as_old_as_the_store_was_open_since_it_was_closed() {
+    let mut rig = Rig::new(config());
+    for n in 0..80 {
+        rig.put("T", &body(n, 1000));
+    }
+    rig.settle();
+    for _ in 0..5 {
+        // Ten minutes, then the power fails, and a day passes.
+        rig.wait(600_000);
+        run(&mut rig, 10_000);
+        assert_eq!(rig.store.state().min.0, 0);
+        let wall = Timestamp(rig.now.wall.0 + 24 * HOUR as i64);
+        let disk = rig.disk.after_power_cut(&mut Chance::new(1), 0);
+        rig = Rig::open(disk, config(), Now { mono: Mono(7), wall }).unwrap();
+    }
+    run(&mut rig, 800_000);
+    assert_eq!(rig.store.state().min.0, SEGMENT);
+    // What cannot be read makes nothing older.
+    for spoil in [vec![], vec![1; 99]] {
+        let disk = rig.disk.copy();
+        disk.rot("keepmq/ages", |bytes| *bytes = spoil);
+        let mut again = Rig::open(disk, config(), rig.now).unwrap();
+        run(&mut again, 40_000);
+        assert_eq!(again.store.state().min.0, SEGMENT);
+    }
+}
+
+#[test]
+fn what_a_group_needs_stays_and_where_that_is_the_store_knows() {
+    let mut rig = aged();
+    let needed = |rig: &Rig, offset| {
+        let at = rig.store.position("T", 0, QueueOffset(offset)).expect("there is such a message");
+        Some(need(at))
+    };
+    assert_eq!(rig.store.position("T", 0, QueueOffset(100)), None);
+    assert_eq!(rig.store.position("Old", 0, QueueOffset(0)).unwrap().0, 0);
+    let mut beginnings = Vec::new();
+    for offset in [0, 99, 99] {
+        rig.need = needed(&rig, offset);
+        run(&mut rig, 30_000);
+        beginnings.push((rig.store.state().min.0 / SEGMENT, rig.store.state().held));
+    }
+    assert_eq!(beginnings, [(0, true), (2, false), (2, false)]);
+    let mut rig = aged();
+    rig.store.set_retention(RetentionRules { lag: LagPolicy::Delete, ..config().retention });
+    rig.need = needed(&rig, 0);
+    run(&mut rig, 30_000);
+    assert_eq!((rig.store.state().min.0, rig.store.state().held), (2 * SEGMENT, false));
+    assert_eq!(rig.store.state().removed_segments, 2);
+}
+
+#[test]
+fn what_is_removed_is_told() {
+    let mut rig = aged();
+    let mut told = Vec::new();
+    for _ in 0..30 {
+        rig.wait(1000);
+        rig.retire();
+        if rig.store.wants_tables() {
+            rig.store.save(b"tables".to_vec());
+        }
+        let files = rig.store.files();
+        while let Some(job) = rig.store.next_job(rig.now) {
+            let done = job.run(&files);
+            told.extend(done.notice());
+            rig.store.finished(done, rig.now).unwrap();
+        }
+    }
+    let [Notice::Normal(text)] = &told[..] else { panic!("{told:?}") };
+    for part in ["2 segments", "positions 0 to 131072", "2 queues", "queue 0 of Old at 50", "queue 0 of T at "] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
 }
 
 #[test]
@@ -238,7 +342,7 @@ fn queue_ends_are_believed_when_the_records_are_gone() {
 fn closing_makes_everything_durable() {
     let mut rig = Rig::new(config());
     rig.put("T", b"one");
-    rig.store.close(b"tables".to_vec(), vec![("config/topics.json", b"{}".to_vec())]);
+    rig.store.close(b"tables".to_vec(), vec![("config/topics.json", b"{}".to_vec())], rig.now);
     assert!(matches!(rig.append("T", b"two"), Err(AppendError::Stopped(_))));
     assert!(!rig.store.is_closed());
     assert!(rig.disk.names().contains(&"abort".into()));
