@@ -96,7 +96,7 @@ fn what_one_lane_is_told_by_the_disk_holds_for_the_other() {
     let kept = rig.store.commit();
     let files = rig.store.files();
     // Both lanes have a job under way that syncs the last segment: zeroes ahead of the tail, and a message.
-    rig.put("T", &body(1, 8_000));
+    rig.put("T", &body(1, 12_000));
     let mut flush = rig.store.next_job(rig.now).unwrap();
     let mut zero = rig.store.next_job(rig.now).unwrap();
     assert_eq!((flush.lane(), zero.lane()), (Lane::Flush, Lane::Background));
