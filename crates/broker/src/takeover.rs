@@ -9,6 +9,7 @@ use keepmq_world::Now;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// RocketMQ's tables, as they lie below the root of a store.
 const TOPICS: &str = "config/topics.json";
@@ -273,7 +274,7 @@ fn read<T: DeserializeOwned>(beside: &Beside, path: &'static str) -> Result<T, T
     json::parse(bytes).map_err(|error| damaged(path, &error))
 }
 
-fn damaged(path: &'static str, what: &impl ToString) -> TakeoverError {
+fn damaged(path: &'static str, what: &dyn fmt::Display) -> TakeoverError {
     TakeoverError::Damaged { path, what: what.to_string() }
 }
 

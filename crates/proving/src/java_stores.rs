@@ -210,9 +210,9 @@ fn fill(broker: SocketAddr, by: &str) -> Result<()> {
                 send_request(topic, queue, &body, &properties)
             } else {
                 let mut items = Vec::new();
-                (0..count).for_each(|_| {
+                for _ in 0..count {
                     push_batch_item(&mut items, &BatchItem { flag: 0, body: &body, properties: &properties });
-                });
+                }
                 let places = sent(&client.must(&batch_request(topic, queue, &items))?)?;
                 ensure!(places.len() == count, "a batch of {count} was given {} places", places.len());
                 left -= count;
