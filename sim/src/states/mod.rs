@@ -393,6 +393,9 @@ fn check(
     if end < promised {
         return Err(format!("the log ends at {end}, {} bytes were cut; {promised} was promised", recovered.cut));
     }
+    if let Some(damage) = &recovered.remade {
+        return Err(format!("the index is taken for damaged, although any crash may leave this: {damage}"));
+    }
     if recovered.created && promised > 0 {
         return Err(format!("the store was made anew although {promised} was promised"));
     }

@@ -8,21 +8,22 @@ use super::platter::Platter;
 use super::story::{self, End, Event, Story};
 use super::tape::TapeDisk;
 use super::{go_on, said};
-use keepmq_store::{Recovered, Store};
+use keepmq_store::{Recovered, Store, verify};
 use keepmq_world::Chance;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// What a case comes to; each falls into exactly one class.
-pub const CLASSES: [&str; 7] = [
+pub const CLASSES: [&str; 8] = [
     "refused at start, with the place",
     "told to whoever reads the damaged place; everything else is served",
     "stopped at its first work, with the place; everything is served",
     "cut above the durable mark, and reported",
     "ends earlier above the durable mark, as if it had never been written",
     "cut behind the end of the log, nothing is missing",
-    "nothing is missing: rebuilt, or another copy, or unused bytes",
+    "nothing is missing: the index was made again, and that was said",
+    "nothing is missing: another copy, or unused bytes",
 ];
 
 const REFUSED: usize = 0;
@@ -31,7 +32,8 @@ const STOPPED: usize = 2;
 const CUT: usize = 3;
 const SHORTER: usize = 4;
 const CUT_BEHIND: usize = 5;
-const NOTHING: usize = 6;
+const REMADE: usize = 6;
+const NOTHING: usize = 7;
 
 /// What the damage to stores has shown.
 #[derive(Debug, Default)]
@@ -62,6 +64,14 @@ pub fn rot(seed: u64, cases: u64) -> RotReport {
             }
         };
         let sound = Sound::new(&story, &mut chance);
+        match verify(TapeDisk::new(sound.image.clone()), &mut |_| {}) {
+            Ok(found) if found.is_sound() => {}
+            found => {
+                report.violation =
+                    Some(format!("story {}: verify finds damage where none is: {found:?}", seed + store));
+                return report;
+            }
+        }
         for _ in 0..PER_STORE.min(cases - store * PER_STORE) {
             let damage = Damage::draw(&sound, &mut chance);
             let judged = catch_unwind(AssertUnwindSafe(|| sound.judge(&damage)));
@@ -224,8 +234,24 @@ impl<'s> Sound<'s> {
         Self { story, events, earlier, promised: known.against_kill, mark: number(newest, 36), ms: known.ms, image }
     }
 
-    /// Opens the damaged store, reads everything, works on, and opens it again. The class, or what is wrong.
+    /// What comes of the damage; and `keepmq store verify`, which reads a store that is not running, must find it, too. The
+    /// class, or what is wrong.
     fn judge(&self, damage: &Damage) -> Result<usize, String> {
+        let class = self.come_of(damage)?;
+        let disk = TapeDisk::new(damage.image.clone());
+        let verdict = verify(disk.clone(), &mut |_| {});
+        let silent = verdict.as_ref().is_ok_and(|report| report.is_sound() && report.torn.is_none());
+        if silent && matches!(class, REFUSED | TOLD | CUT) {
+            return Err(format!("verify finds nothing; it is {}", CLASSES[class]));
+        }
+        match disk.calls() {
+            0 => Ok(class),
+            calls => Err(format!("verify has changed what it only reads: {calls} calls")),
+        }
+    }
+
+    /// Opens the damaged store, reads everything, works on, and opens it again.
+    fn come_of(&self, damage: &Damage) -> Result<usize, String> {
         let config = &self.story.config;
         let disk = TapeDisk::new(damage.image.clone());
         let (mut store, recovered) = match Store::open(disk.clone(), config.clone(), story::at(self.ms + 1000)) {
@@ -256,8 +282,7 @@ impl<'s> Sound<'s> {
         Ok(class)
     }
 
-    /// What the store shows, and what it says of what it does not show. `store verify`, which reads a store that is not
-    /// running, is to be asked here too: it must name what is named here.
+    /// What the store shows, and what it says of what it does not show.
     fn read_everything(&self, store: &Store<TapeDisk>, recovered: &Recovered) -> Result<usize, String> {
         let found = audit(store, recovered, self.events);
         if let Some(wrong) = found.wrong {
@@ -280,6 +305,7 @@ impl<'s> Sound<'s> {
             (true, false) => SHORTER,
             _ if told => TOLD,
             (false, true) => CUT_BEHIND,
+            _ if recovered.remade.is_some() => REMADE,
             (false, false) => NOTHING,
         };
         Ok(class)
