@@ -248,7 +248,8 @@ impl<D: Disk> Ground<D> {
 
     /// Everything before this was synced once.
     fn durable(&self) -> u64 {
-        self.slot.map_or(0, |slot| slot.durable).max(self.queues.indexed().0)
+        let snapshot = self.snapshots.iter().filter_map(|(info, _)| info.at).max().unwrap_or(0);
+        self.slot.map_or(0, |slot| slot.durable).max(self.queues.indexed().0).max(snapshot)
     }
 
     fn log(&self) -> Extent<'_> {

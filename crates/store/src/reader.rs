@@ -242,7 +242,9 @@ impl<D: Disk> LogReader<D> {
         let mut rest = entries;
         while let Some(first) = rest.first() {
             let chunks = self.files.chunks();
-            let done = if let Some(chunk) = chunks.find(first.at.0) {
+            // An index that is wrong may name what no chunk holds: it is read where it should lie, and told from a record there.
+            let chunk = chunks.find(first.at.0).filter(|chunk| first.end().0 <= chunk.end());
+            let done = if let Some(chunk) = chunk {
                 let count = run(rest, |entry| entry.end().0 <= chunk.end());
                 pieces.push(slice(&chunk.bytes, chunk.at, &rest[..count]));
                 count
@@ -250,7 +252,7 @@ impl<D: Disk> LogReader<D> {
                 // Chunks are the newest part of the log, and entries go forward: behind one that is cached all are.
                 let cached = chunks.first();
                 drop(chunks);
-                let uncached = rest.partition_point(|entry| entry.at.0 < cached);
+                let uncached = rest.partition_point(|entry| entry.at.0 < cached).max(1);
                 match self.read_near(&rest[..uncached], &mut pieces, wait) {
                     Err(Stop::Failed(ReadError::Damaged { .. })) if planted!("damaged-record-skipped") => uncached,
                     read => read?,
@@ -370,6 +372,10 @@ impl<D: Disk> LogReader<D> {
     }
 
     fn segment_bytes(&self, at: u64, len: usize, wait: Wait) -> Result<Vec<u8>, Stop> {
+        // An index that is wrong may name any size: nothing is allocated for what no segment can hold.
+        if at - self.files.base(at) + len as u64 > self.files.segment_bytes {
+            return Err(self.damaged(at, format!("{len} bytes from there on reach beyond the segment")));
+        }
         let mut bytes = vec![0; len];
         self.fill_segment(at, &mut bytes, wait)?;
         Ok(bytes)
