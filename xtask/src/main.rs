@@ -1,9 +1,11 @@
-//! The project's own commands: `cargo xtask test`, `night`, `bench`.
+//! The project's own commands: `cargo xtask test`, `night`, `fuzz`, `bench`.
 //!
-//! `steps.rs` is what is run, `tidy.rs` the one step that reads the project itself, `tally.rs` counts, `bench.rs` measures.
+//! `steps.rs` is what is run, `tidy.rs` the one step that reads the project itself, `tally.rs` counts, `fuzz.rs` looks for bytes
+//! that nobody thought of, `bench.rs` measures.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod fuzz;
 mod run;
 mod steps;
 mod tally;
@@ -39,6 +41,8 @@ enum Verb {
     },
     /// The same with night-sized numbers.
     Night,
+    /// libFuzzer on the targets of `fuzz/`. Needs a C++ compiler.
+    Fuzz(fuzz::Options),
     /// Ours and the reference alternately: the ratio is what counts.
     Bench(bench::Options),
 }
@@ -49,7 +53,12 @@ fn main() -> anyhow::Result<ExitCode> {
             let steps = step.map_or_else(|| Step::ALL.to_vec(), |step| vec![step]);
             steps::run(&steps, &Sizes { seeds, first_seed: seed, ..Sizes::CI }, Tally::new(strict))?
         }
-        Verb::Night => steps::run(Step::ALL, &Sizes::NIGHT, Tally::new(true))?,
+        Verb::Night => steps::run(Step::NIGHT, &Sizes::NIGHT, Tally::new(true))?,
+        Verb::Fuzz(options) => {
+            let mut tally = Tally::new(true);
+            fuzz::run(&mut tally, &options)?;
+            tally.close()
+        }
         Verb::Bench(options) => bench::run(&options)?,
     };
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -1,5 +1,6 @@
 //! The steps of `cargo xtask test`, in the order in which they fail soonest.
 
+use crate::fuzz;
 use crate::run::{cargo, command, lines, quiet, root, target};
 use crate::tally::{Counts, Tally};
 use crate::tidy;
@@ -21,10 +22,14 @@ pub(crate) enum Step {
     Crash,
     /// Clients: the examples of ours, and RocketMQ's own.
     Interop,
+    /// Bytes that nobody thought of, for a long time. By day the unit tests give all kept ones to the same targets.
+    Fuzz,
 }
 
 impl Step {
     pub(crate) const ALL: &[Self] = &[Self::Tidy, Self::Lint, Self::Unit, Self::Sim, Self::Crash, Self::Interop];
+    pub(crate) const NIGHT: &[Self] =
+        &[Self::Tidy, Self::Lint, Self::Unit, Self::Sim, Self::Crash, Self::Interop, Self::Fuzz];
 }
 
 /// How much of everything.
@@ -50,6 +55,8 @@ pub(crate) struct Sizes {
     pub(crate) java_versions: &'static str,
     /// Of the mixed load; none by day, when there is no time to see memory grow.
     pub(crate) soak_minutes: u64,
+    /// For each target of the fuzzer.
+    pub(crate) fuzz_secs: u64,
 }
 
 impl Sizes {
@@ -67,6 +74,7 @@ impl Sizes {
         longest_pause: 4_000,
         java_versions: "5.3.3",
         soak_minutes: 0,
+        fuzz_secs: 60,
     };
     pub(crate) const NIGHT: Self = Self {
         seeds: 20_000,
@@ -82,6 +90,7 @@ impl Sizes {
         longest_pause: 8_000,
         java_versions: "5.3.3,4.9.8",
         soak_minutes: 20,
+        fuzz_secs: 600,
     };
 }
 
@@ -97,6 +106,7 @@ pub(crate) fn run(steps: &[Step], sizes: &Sizes, mut tally: Tally) -> Result<boo
             Step::Sim => sim(&mut tally, sizes)?,
             Step::Crash => crash(&mut tally, sizes)?,
             Step::Interop => interop(&mut tally)?,
+            Step::Fuzz => fuzz::run(&mut tally, &fuzz::Options::all(sizes.fuzz_secs))?,
         }
     }
     Ok(tally.close())

@@ -94,12 +94,17 @@ impl Books {
         }
     }
 
-    /// The verdict so far, unless the books themselves are broken.
-    pub(crate) fn verdict(&self) -> Result<Verdict, Failure> {
+    /// What has been written so far, unless the books themselves are broken.
+    pub(crate) fn ledger(&self) -> Result<&Ledger, Failure> {
         match &self.broken {
             Some(failure) => Err(failure.clone()),
-            None => Ok(self.ledger.verdict()),
+            None => Ok(&self.ledger),
         }
+    }
+
+    /// The verdict so far, unless the books themselves are broken.
+    pub(crate) fn verdict(&self) -> Result<Verdict, Failure> {
+        self.ledger().map(Ledger::verdict)
     }
 }
 

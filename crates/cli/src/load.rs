@@ -43,9 +43,9 @@ struct State {
 }
 
 impl Load {
-    /// So many at a time, of so many bytes each besides the id. `ids` gives each message its own.
+    /// So many at a time, each with one of the producers, of so many bytes each besides the id. `ids` gives each message its own.
     pub(crate) fn start(
-        producer: &Producer,
+        producers: &[Producer],
         topic: &Topic,
         books: &Shared,
         ids: &Arc<AtomicU64>,
@@ -59,7 +59,7 @@ impl Load {
             ids: Arc::clone(ids),
         });
         let mut tasks = JoinSet::new();
-        for _ in 0..senders {
+        for producer in producers.iter().cycle().take(senders) {
             let (state, producer, topic, books) =
                 (Arc::clone(&state), producer.clone(), topic.clone(), Arc::clone(books));
             tasks.spawn(async move {

@@ -174,6 +174,21 @@ impl Ledger {
         })
     }
 
+    /// Every queue that an answer or a reader has spoken of: how many of its messages were found, and the offset behind the
+    /// last of them.
+    pub fn queues(&self) -> impl Iterator<Item = (&MessageQueue, u64, QueueOffset)> {
+        let mut found = vec![(0, QueueOffset(0)); self.queues.len()];
+        // Places are in the order of their offsets.
+        for (place, _) in self.places.iter().filter(|(_, held)| held.found.is_some()) {
+            let (count, behind) = &mut found[place.queue as usize];
+            (*count, *behind) = (*count + 1, place.offset.next());
+        }
+        self.by_name.iter().map(move |(name, index)| {
+            let (count, behind) = found[*index as usize];
+            (name, count, behind)
+        })
+    }
+
     /// The verdict, once everything that can be read has been observed.
     pub fn verdict(&self) -> Verdict {
         let mut verdict = Verdict { attempted: self.attempts.len() as u64, ..Verdict::default() };

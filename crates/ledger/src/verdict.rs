@@ -51,6 +51,21 @@ impl Verdict {
     }
 }
 
+impl Finding {
+    /// The word for what it is, with which its text begins.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Lost { .. } => "lost",
+            Self::Phantom { .. } => "phantom",
+            Self::Altered { .. } => "altered",
+            Self::Misplaced { .. } => "misplaced",
+            Self::Reused { .. } => "reused",
+            Self::Gap { .. } => "gap",
+            Self::Disordered { .. } => "disordered",
+        }
+    }
+}
+
 /// Findings that are printed in full; the rest is counted.
 const SHOWN: usize = 20;
 
@@ -84,30 +99,31 @@ impl fmt::Display for Finding {
         let at = |queue: &MessageQueue, offset: &QueueOffset| {
             format!("{} queue {} of {}, offset {offset}", queue.topic, queue.id, queue.broker)
         };
+        write!(f, "{}: ", self.kind())?;
         match self {
             Self::Lost { id, queue, offset } => {
-                write!(f, "lost: message {id} was answered with OK for {} and is not there", at(queue, offset))
+                write!(f, "message {id} was answered with OK for {} and is not there", at(queue, offset))
             }
             Self::Phantom { id, queue, offset, why } => {
-                write!(f, "phantom: message {id} {why} and is at {}", at(queue, offset))
+                write!(f, "message {id} {why} and is at {}", at(queue, offset))
             }
             Self::Altered { id, queue, offset, sent, found } => {
                 let place = at(queue, offset);
-                write!(f, "altered: message {id} at {place} was sent with checksum {sent:08x} and has {found:08x}")
+                write!(f, "message {id} at {place} was sent with checksum {sent:08x} and has {found:08x}")
             }
             Self::Misplaced { id, answered, found } => {
                 let (said, is) = (at(&answered.0, &answered.1), at(&found.0, &found.1));
-                write!(f, "misplaced: message {id} was answered with OK for {said} and is at {is}")
+                write!(f, "message {id} was answered with OK for {said} and is at {is}")
             }
             Self::Reused { queue, offset, first, second } => {
-                write!(f, "reused: {} was message {first} and then message {second}", at(queue, offset))
+                write!(f, "{} was message {first} and then message {second}", at(queue, offset))
             }
             Self::Gap { queue, from, to } => {
-                write!(f, "gap: {} up to {to} is empty, and there is something behind it", at(queue, from))
+                write!(f, "{} up to {to} is empty, and there is something behind it", at(queue, from))
             }
             Self::Disordered { queue, before, behind } => write!(
                 f,
-                "disordered: in {} queue {} of {}, message {before} stands before message {behind}, which came first",
+                "in {} queue {} of {}, message {before} stands before message {behind}, which came first",
                 queue.topic, queue.id, queue.broker
             ),
         }
@@ -171,6 +187,16 @@ mod tests {
         );
         assert_eq!(ledger.open().collect::<Vec<_>>(), [8]);
         assert_eq!(ledger.kept().count(), 1);
+    }
+
+    #[test]
+    fn queues_are_told_by_what_was_found_in_them() {
+        let mut ledger = Ledger::default();
+        for line in ["A 1 T 1", "K 1 T b 1 7 0", "O T b 0 4 1 1", "O T b 0 2 1 1", "O T b 0 2 1 1"] {
+            ledger.record(line.parse().unwrap()).unwrap();
+        }
+        let queues: Vec<_> = ledger.queues().map(|(queue, found, behind)| (queue.id, found, behind.0)).collect();
+        assert_eq!(queues, [(0, 2, 5), (1, 0, 0)]);
     }
 
     #[test]

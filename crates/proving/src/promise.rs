@@ -38,8 +38,12 @@ pub fn tour(tally: &mut Tally, binary: &Path, planted: Option<&str>) -> Result<(
     Ok(())
 }
 
-/// `keepmq prove`: balances after kills; and once the end of the log is gone behind its back, says so.
+/// `keepmq prove`: balances after kills, in a log that was filled before, and without any at a broker that runs already; and once
+/// the end of the log is gone behind its back, says so.
 pub fn prove(tally: &mut Tally, binary: &Path) -> Result<()> {
+    let folder = Folder::new("prove-filled")?;
+    let told = filled(binary, folder.path()).map_err(|error| format!("{error:#}"));
+    tally.check("prove: with a log that was filled, every kill and every queue is told", told);
     let mut folder = Folder::new("prove")?;
     match cut(binary, folder.path()) {
         Ok(told) => tally.pass(&format!("prove: sees what is missing from a log that was cut; {told}")),
@@ -48,6 +52,25 @@ pub fn prove(tally: &mut Tally, binary: &Path) -> Result<()> {
             folder.keep();
         }
     }
+    Ok(())
+}
+
+fn filled(binary: &Path, folder: &Path) -> Result<()> {
+    const WORDS: [&str; 11] =
+        ["--kills", "3", "--secs", "2", "--connections", "16", "--log-size", "32MiB", "--seed", "5", "--json"];
+    let data = folder.join("data");
+    let mut command = Command::new(binary);
+    command.arg("prove").arg("--data").arg(&data).args(WORDS);
+    let (code, said) = run(command)?;
+    ensure!(code == Some(0), "it ended with {code:?}: {said}");
+    let told: serde_json::Value = serde_json::from_str(&said).with_context(|| format!("no JSON: {said}"))?;
+    let number = |value: &serde_json::Value| value.as_u64().with_context(|| format!("{value} is no number: {said}"));
+    let kills = told["kills"].as_array().context("there are kills")?;
+    ensure!(kills.len() == 3 && told["seed"] == 5 && told["clean"] == true, "{said}");
+    ensure!(number(&kills[0]["acknowledged"])? >= 2048, "32 MiB in messages of 16 KiB come first: {said}");
+    ensure!(number(&told["restart_ms"]["min"])? <= number(&told["restart_ms"]["max"])?, "{said}");
+    let found: Vec<_> = told["queues"].as_array().context("there are queues")?.iter().collect();
+    ensure!(found.len() == 4 && found.iter().all(|queue| queue["found"] == queue["next_offset"]), "{said}");
     Ok(())
 }
 

@@ -7,7 +7,7 @@
 mod address;
 mod change;
 mod keys;
-mod properties;
+pub mod properties;
 mod setup;
 
 pub use keys::{BROKER, NAME_SERVER, Table};
@@ -95,7 +95,8 @@ impl Settings {
         }
     }
 
-    fn parse(table: &'static Table, bytes: &[u8], path: &Path, flags: &[Flag]) -> Result<Self, Failure> {
+    /// From the bytes of a file that lies at `path`, and the command line.
+    pub fn parse(table: &'static Table, bytes: &[u8], path: &Path, flags: &[Flag]) -> Result<Self, Failure> {
         let file = properties::read(bytes).map_err(|error| {
             let title = format!("{}:{}: an escape cannot be read", path.display(), error.line);
             let remedy = "write \\\\ for a backslash, and \\u with four digits for a character";

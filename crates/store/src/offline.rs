@@ -18,6 +18,7 @@ use crate::log::{Extent, OWN_FILE_MAX, Seen, numbered, segments_of, snapshot_pat
 use crate::losses::{Loss, Losses};
 use crate::meta::Snapshot;
 use crate::queues::{BlockFile, Queues};
+use crate::scrub::{self, Looked};
 use crate::upkeep::JAVA_ABORT;
 use keepmq_protocol::LogOffset;
 use keepmq_protocol::record::Record;
@@ -64,8 +65,8 @@ pub struct Info {
     pub clean_stop: bool,
     /// What was given up.
     pub losses: Vec<Loss>,
-    /// The last whole round of the scrub: records, bytes, damaged places.
-    pub scrubbed: Option<[u64; 3]>,
+    /// The last whole round of the scrub.
+    pub scrubbed: Option<Looked>,
     /// What is wrong with files that were looked at. `verify` looks at all.
     pub wrong: Vec<String>,
 }
@@ -248,7 +249,8 @@ impl<D: Disk> Ground<D> {
 
     /// Everything before this was synced once.
     fn durable(&self) -> u64 {
-        self.slot.map_or(0, |slot| slot.durable).max(self.queues.indexed().0)
+        let snapshot = self.snapshots.iter().filter_map(|(info, _)| info.at).max().unwrap_or(0);
+        self.slot.map_or(0, |slot| slot.durable).max(self.queues.indexed().0).max(snapshot)
     }
 
     fn log(&self) -> Extent<'_> {
@@ -298,19 +300,10 @@ pub fn inspect<D: Disk>(disk: D) -> Result<Info, OpenError> {
     })
 }
 
-/// What the file of the scrub says of its last whole round; none when there is none, or it cannot be read.
-fn scrubbed<D: Disk>(ground: &Ground<D>) -> Result<Option<[u64; 3]>, OpenError> {
-    const HEAD: usize = 8 + 4 + 16;
-    let Some(bytes) = ground.files.read_whole(Path::new("keepmq/scrub"), 1 << 20)? else { return Ok(None) };
-    let numbers = || {
-        let (fields, crc) = bytes.split_last_chunk()?;
-        (crc32fast::hash(fields) == u32::from_be_bytes(*crc) && fields.starts_with(b"KMQSCRUB")).then_some(())?;
-        let (numbers, _) = fields.get(HEAD..)?.as_chunks();
-        let [_, _, _, _, _, _, last @ ..] = numbers else { return None };
-        let [records, bytes, damaged] = last else { return None };
-        Some([records, bytes, damaged].map(|number| u64::from_be_bytes(*number)))
-    };
-    Ok(numbers())
+/// What the file of the scrub says of its last whole round.
+fn scrubbed<D: Disk>(ground: &Ground<D>) -> Result<Option<Looked>, OpenError> {
+    let file = ground.files.read_whole(Path::new(scrub::PATH), 1 << 20)?.unwrap_or_default();
+    Ok(ground.identity.as_ref().and_then(|identity| scrub::last_round(&file, identity.store_id)))
 }
 
 /// Shows the records from `from` on, until `see` breaks. Where no record begins at `from`, it goes on with the next.

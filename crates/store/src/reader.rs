@@ -230,7 +230,7 @@ impl<D: Disk> LogReader<D> {
         }
         let is_lost = |entry: &Entry| self.files.losses.find(entry.at.0).is_some();
         let there: Vec<Entry>;
-        let asked = entries.len();
+        let all = entries;
         let entries = match entries.iter().any(is_lost) {
             false => entries,
             true => {
@@ -242,7 +242,9 @@ impl<D: Disk> LogReader<D> {
         let mut rest = entries;
         while let Some(first) = rest.first() {
             let chunks = self.files.chunks();
-            let done = if let Some(chunk) = chunks.find(first.at.0) {
+            // An index that is wrong may name what no chunk holds: it is read where it should lie, and told from a record there.
+            let chunk = chunks.find(first.at.0).filter(|chunk| first.end().0 <= chunk.end());
+            let done = if let Some(chunk) = chunk {
                 let count = run(rest, |entry| entry.end().0 <= chunk.end());
                 pieces.push(slice(&chunk.bytes, chunk.at, &rest[..count]));
                 count
@@ -250,17 +252,50 @@ impl<D: Disk> LogReader<D> {
                 // Chunks are the newest part of the log, and entries go forward: behind one that is cached all are.
                 let cached = chunks.first();
                 drop(chunks);
-                let uncached = rest.partition_point(|entry| entry.at.0 < cached);
+                let uncached = rest.partition_point(|entry| entry.at.0 < cached).max(1);
+                let whole = pieces.len();
                 match self.read_near(&rest[..uncached], &mut pieces, wait) {
                     Err(Stop::Failed(ReadError::Damaged { .. })) if planted!("damaged-record-skipped") => uncached,
+                    Err(Stop::Failed(error @ (ReadError::Damaged { .. } | ReadError::Io { .. }))) => {
+                        pieces.truncate(whole);
+                        return self.before_damage((all, entries, rest), pieces, error, wait);
+                    }
                     read => read?,
                 }
             };
             rest = &rest[done..];
         }
         let number = |entries: usize| u32::try_from(entries).expect("limits bound a pull");
-        let (count, lost) = (number(entries.len()), number(asked - entries.len()));
+        let (count, lost) = (number(entries.len()), number(all.len() - entries.len()));
         Ok(Served::Records { bytes: pieces, count, lost, next })
+    }
+
+    /// One of the `rest` cannot be read. What stands before it is served, and whoever asks for what follows is told: a damaged
+    /// message must not keep the good ones before it from those who pull several at once.
+    fn before_damage(
+        &self,
+        (all, entries, rest): (&[Entry], &[Entry], &[Entry]),
+        mut pieces: Vec<Bytes>,
+        error: ReadError,
+        wait: Wait,
+    ) -> Result<Served, Stop> {
+        let mut good = entries.len() - rest.len();
+        for entry in rest {
+            match self.run_from_file(std::slice::from_ref(entry), wait) {
+                Ok(record) => pieces.push(record),
+                Err(Stop::MustWait) => return Err(Stop::MustWait),
+                Err(Stop::Failed(_)) => break,
+            }
+            good += 1;
+        }
+        let Some((last, piece)) = good.checked_sub(1).map(|last| entries[last]).zip(pieces.last()) else {
+            return Err(Stop::Failed(error));
+        };
+        let record = record::decode_unchecked(&piece[piece.len() - last.size as usize..]);
+        let next = record.map_err(|what| self.damaged(last.at.0, what.to_string()))?.queue_offset.next();
+        let number = |entries: usize| u32::try_from(entries).expect("limits bound a pull");
+        let before = all.iter().take_while(|entry| entry.at <= last.at).count();
+        Ok(Served::Records { bytes: pieces, count: number(good), lost: number(before - good), next })
     }
 
     /// Reads the first of these records and others that lie near; how many. Each is checked.
@@ -370,6 +405,10 @@ impl<D: Disk> LogReader<D> {
     }
 
     fn segment_bytes(&self, at: u64, len: usize, wait: Wait) -> Result<Vec<u8>, Stop> {
+        // An index that is wrong may name any size: nothing is allocated for what no segment can hold.
+        if at - self.files.base(at) + len as u64 > self.files.segment_bytes {
+            return Err(self.damaged(at, format!("{len} bytes from there on reach beyond the segment")));
+        }
         let mut bytes = vec![0; len];
         self.fill_segment(at, &mut bytes, wait)?;
         Ok(bytes)

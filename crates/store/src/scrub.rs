@@ -39,7 +39,7 @@ const NAMED: usize = 4;
 const RESTING: u64 = u64::MAX;
 
 /// What was looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Looked {
     /// Whole records.
     pub records: u64,
@@ -103,12 +103,21 @@ pub(crate) struct ScrubPiece {
     named: Vec<String>,
 }
 
+/// What the file says of the last whole round; none when there is none, or it cannot be read.
+pub(crate) fn last_round(file: &[u8], store_id: [u8; 16]) -> Option<Looked> {
+    let [rounds, .., records, bytes, damaged] = numbers(file, store_id)?;
+    (rounds > 0).then_some(Looked { records, bytes, damaged })
+}
+
+fn numbers(file: &[u8], store_id: [u8; 16]) -> Option<[u64; 9]> {
+    note::decode(*MAGIC, VERSION, store_id, file).ok()?.try_into().ok()
+}
+
 impl Scrub {
     /// `file` is what `keepmq/scrub` holds; nothing, or nothing that can be read, begins anew.
     pub(crate) fn new(config: Scrubbing, file: &[u8], store_id: [u8; 16], synced: u64, now: Mono) -> Self {
-        let numbers = note::decode(*MAGIC, VERSION, store_id, file).unwrap_or_default();
         let [rounds, began, at, r1, b1, d1, r2, b2, d2] =
-            numbers.try_into().unwrap_or([0, 0, RESTING, 0, 0, 0, 0, 0, 0]);
+            numbers(file, store_id).unwrap_or([0, 0, RESTING, 0, 0, 0, 0, 0, 0]);
         Self {
             config,
             rounds,

@@ -56,6 +56,8 @@ fn beside(name: &str) -> Option<u32> {
     match name {
         "sim" => Some(CORES),
         "proving" => Some(3),
+        // It gives bytes to whatever reads bytes.
+        "fuzz" => Some(4),
         // It is a user of the library.
         "interop" => Some(4),
         _ => None,

@@ -12,7 +12,7 @@ use keepmq_protocol::message::{self, property};
 use keepmq_protocol::record::Record;
 use keepmq_server::broker::{lock_refused, open_refused};
 use keepmq_server::{ExitCode, Failure, Problem};
-use keepmq_store::{Finding, Info, Missing, Report, Shown, SnapshotInfo, dump, inspect, verify};
+use keepmq_store::{Finding, Info, Looked, Missing, Report, Shown, SnapshotInfo, dump, inspect, verify};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::ops::ControlFlow;
@@ -187,7 +187,7 @@ fn words(info: &Info) -> String {
     line("last stop", if info.clean_stop { "in order" } else { "none: killed, or a broker has it" }.to_owned());
     match info.scrubbed {
         None => line("scrub", "no whole round yet".to_owned()),
-        Some([records, bytes, damaged]) => {
+        Some(Looked { records, bytes, damaged }) => {
             line("scrub", format!("last round: {records} records, {bytes} bytes, {damaged} damaged"));
         }
     }

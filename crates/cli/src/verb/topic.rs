@@ -173,12 +173,19 @@ async fn describe(topic: &Topic, connect: &Connect, output: Output) -> Result<()
 
 async fn delete(topic: &Topic, connect: &Connect) -> Result<(), Failure> {
     let cluster = Cluster::connect(connect).await?;
+    for master in remove(&cluster, topic).await? {
+        say(&format!("deleted {topic} on {} ({})\n", master.name, master.address))?;
+    }
+    Ok(())
+}
+
+/// Removes a topic from the brokers that serve it, which it answers, and from the name servers.
+pub(super) async fn remove(cluster: &Cluster, topic: &Topic) -> Result<Vec<Master>, Failure> {
     let masters = cluster.masters_of(topic).await?;
     let request = || DeleteTopic { topic: topic.as_str().to_owned().into(), cluster: None };
     for master in &masters {
         let deleted = cluster.admin().must(&master.peer(), Request::DeleteTopic(request())).await;
         deleted.map_err(|error| at_broker(&format!("deleting \"{topic}\""), master, &error))?;
-        say(&format!("deleted {topic} on {} ({})\n", master.name, master.address))?;
     }
     // Each name server has routes of its own; one that is down learns from the brokers.
     for server in cluster.name_servers().split([';', ',']).map(str::trim).filter(|server| !server.is_empty()) {
@@ -187,10 +194,11 @@ async fn delete(topic: &Topic, connect: &Connect) -> Result<(), Failure> {
             eprintln!("note: name server {server} was not told: {error}");
         }
     }
-    Ok(())
+    Ok(masters)
 }
 
-fn no_master(known: &Cluster, cluster: Option<&str>, broker: Option<&str>) -> Failure {
+/// None of the brokers that were meant.
+pub(super) fn no_master(known: &Cluster, cluster: Option<&str>, broker: Option<&str>) -> Failure {
     let wanted = match (cluster, broker) {
         (Some(cluster), _) => format!("no master of cluster {cluster:?} is known"),
         (_, Some(broker)) => format!("no master called {broker:?} is known"),

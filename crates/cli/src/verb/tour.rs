@@ -214,7 +214,7 @@ impl Story {
     }
 
     async fn kill(&self, ground: &mut Ground, producer: &Producer, half: Duration) -> Result<(), Failure> {
-        let load = Load::start(producer, &self.topic, &self.books, &self.ids, SENDERS, BYTES);
+        let load = Load::start(std::slice::from_ref(producer), &self.topic, &self.books, &self.ids, SENDERS, BYTES);
         tokio::time::sleep(half).await;
         let (before, in_flight, [_, killed]) = (load.kept(), load.in_flight(), ground.ids());
         ground.kill_broker()?;

@@ -76,6 +76,28 @@ fn a_message_goes_in_and_comes_out() {
 }
 
 #[test]
+fn brokers_that_run_already_are_proved_without_kills_and_left_as_they_were() {
+    let base = free_ports();
+    let _dev = Dev::start(&["dev", "--ephemeral", "--port-base", &base.to_string()]);
+    let at_dev = &format!("127.0.0.1:{base}");
+    let before = at(at_dev, "topic list").1;
+    let prove = |words: &str| {
+        let words: Vec<_> = ["prove", "--remote", at_dev].into_iter().chain(words.split(' ')).collect();
+        ended(&words)
+    };
+    let (code, said, error) = prove("--secs 1 --connections 4 --json");
+    let told: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}{error}"));
+    assert_eq!(
+        (code, &told["lost"], &told["clean"], &told["kills"]),
+        (Some(0), &0.into(), &true.into(), &[0; 0][..].into())
+    );
+    assert!(told["acknowledged"].as_u64() > Some(0) && told["acknowledged"] == told["found"], "{said}");
+    assert_eq!(at(at_dev, "topic list").1, before, "its topic has gone again");
+    // What the broker of somebody else is must not be killed.
+    assert_eq!(prove("--kills 3").0, Some(2));
+}
+
+#[test]
 fn load_is_counted_from_when_it_was_due() {
     let base = free_ports();
     let _dev = Dev::start(&["dev", "--ephemeral", "--port-base", &base.to_string()]);

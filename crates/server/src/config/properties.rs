@@ -5,26 +5,29 @@ use std::ops::Range;
 
 /// One key with its value, as the file says them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub struct Entry {
     /// The line on which it begins, counted from 1.
-    pub(super) line: usize,
-    pub(super) key: String,
+    pub line: usize,
+    /// Its escapes resolved.
+    pub key: String,
     /// Blanks behind it included: Java keeps them, and then cannot read a number.
-    pub(super) value: String,
+    pub value: String,
 }
 
 /// A file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Properties {
-    pub(super) entries: Vec<Entry>,
+pub struct Properties {
+    /// In the order in which they stand.
+    pub entries: Vec<Entry>,
     /// It was no UTF-8, and has been read as ISO-8859-1.
-    pub(super) latin: bool,
+    pub latin: bool,
 }
 
 /// An escape that stands for no character.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct BadEscape {
-    pub(super) line: usize,
+pub struct BadEscape {
+    /// The line on which its key begins, counted from 1.
+    pub line: usize,
     /// What was found behind the backslash.
     found: String,
 }
@@ -36,7 +39,7 @@ impl fmt::Display for BadEscape {
 }
 
 /// Reads a file.
-pub(super) fn read(bytes: &[u8]) -> Result<Properties, BadEscape> {
+pub fn read(bytes: &[u8]) -> Result<Properties, BadEscape> {
     let (text, latin) = decode(bytes);
     let mut entries = Vec::new();
     for logical in logical_lines(&text) {
@@ -48,7 +51,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Properties, BadEscape> {
 /// The same file with other values, and everything else as it is. Where a key stands several times, the last one is the one
 /// that holds, so it is changed; one that stands nowhere is added at the end. Keys and values are plain words: nothing in
 /// them need be escaped.
-pub(super) fn edit(bytes: &[u8], changes: &[(&str, &str)]) -> Result<Vec<u8>, BadEscape> {
+pub fn edit(bytes: &[u8], changes: &[(&str, &str)]) -> Result<Vec<u8>, BadEscape> {
     let (mut text, latin) = decode(bytes);
     let end_of_line = if text.contains("\r\n") { "\r\n" } else { "\n" };
     for (key, value) in changes {
@@ -85,7 +88,11 @@ pub(super) fn edit(bytes: &[u8], changes: &[(&str, &str)]) -> Result<Vec<u8>, Ba
     }
     if latin {
         let byte = |c| u8::try_from(c).expect("in ISO-8859-1 every character is a byte, and what was added is ASCII");
-        return Ok(text.chars().map(byte).collect());
+        let bytes: Vec<u8> = text.chars().map(byte).collect();
+        // What was changed may have been all that was no UTF-8. Then the other characters are written so that they are read again.
+        if text.is_ascii() || decode(&bytes).1 {
+            return Ok(bytes);
+        }
     }
     Ok(text.into_bytes())
 }
@@ -312,6 +319,15 @@ mod tests {
     #[test]
     fn bytes_that_are_no_utf8_stay_as_they_are() {
         assert_eq!(edit(b"# \xE4\na=\xF6\n", &[("b", "1")]).unwrap(), b"# \xE4\na=\xF6\nb=1\n");
+    }
+
+    #[test]
+    fn when_all_that_was_no_utf8_is_replaced_the_rest_says_what_it_said() {
+        let before = b"a=\xE4\nb=\xC3\xA4\n";
+        let edited = edit(before, &[("a", "1")]).unwrap();
+        let b = |text| pairs(text).into_iter().find(|(_, key, _)| key == "b").map(|(.., value)| value);
+        assert_eq!(b(&edited), b(before));
+        assert_eq!(edit(b"a=\xE4\nb=c\n", &[("a", "1")]).unwrap(), b"a=1\nb=c\n");
     }
 
     #[test]

@@ -266,7 +266,9 @@ pub(crate) fn numbered<'n>(names: &'n [PathBuf], prefix: &'static str) -> impl I
 
 /// Generations of snapshot files, oldest first; their positions are not known yet.
 fn snapshots_of(own: &[PathBuf]) -> VecDeque<(u64, u64)> {
-    let mut generations: Vec<u64> = numbered(own, "meta-").collect();
+    // Nobody has written so many: a name that is beyond is none of ours, and there must be a next one.
+    let mut generations: Vec<u64> =
+        numbered(own, "meta-").filter(|generation| *generation <= i64::MAX as u64).collect();
     generations.sort_unstable();
     generations.into_iter().map(|generation| (generation, 0)).collect()
 }

@@ -228,7 +228,19 @@ impl BlockFile {
                 block.first
             ));
         }
-        Ok(found.entries.iter().map(Entry::unpack).collect())
+        let entries: Vec<Entry> = found.entries.iter().map(Entry::unpack).collect();
+        // The checksum says that they are as they were written. Readers count on more: that they go forward. Only messages that
+        // were given up may share a place.
+        let goes_back = |one: &Entry, next: &Entry| next.at < one.end() && (next.at, next.size) != (one.at, one.size);
+        match entries.windows(2).position(|pair| goes_back(&pair[0], &pair[1])) {
+            None => Ok(entries),
+            Some(before) => Err(format!(
+                "the block at {} names position {} behind a record that ends at {}",
+                block.at,
+                entries[before + 1].at,
+                entries[before].end()
+            )),
+        }
     }
 
     /// Where in the file the piece begins whose mark these bytes end with.
@@ -321,4 +333,29 @@ impl BlockFile {
 /// Bytes of a block with its head and the topic's name.
 pub(super) fn block_bytes(count: usize, name: usize) -> usize {
     BLOCK_HEAD + count * Entry::BYTES + name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keepmq_world::Timestamp;
+
+    #[test]
+    fn entries_that_go_back_are_no_block() {
+        let entry = |at, size| Entry { at: LogOffset(at), size, tag: 0, stored: Timestamp(1) };
+        for (entries, good) in [
+            ([entry(100, 50), entry(150, 50)], true),
+            ([entry(100, 50), entry(900, 50)], true),
+            ([entry(100, 1), entry(100, 1)], true),
+            ([entry(100, 50), entry(149, 50)], false),
+            ([entry(100, 50), entry(0, 0)], false),
+        ] {
+            let mut piece = Piece::new(1, 0, &[7; 16], Vec::new());
+            let packed = entries.map(|entry| entry.pack());
+            let at = piece.add(&Topic::new("T").unwrap(), 0, 5, false, packed.iter());
+            let block = BlockRef { file: 1, at: u64::from(at), first: QueueOffset(5), count: 2, name: 1 };
+            let read = BlockFile::entries(&piece.bytes[at as usize..], &block);
+            assert_eq!(read.is_ok(), good, "{entries:?}: {read:?}");
+        }
+    }
 }

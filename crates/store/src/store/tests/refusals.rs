@@ -1,4 +1,6 @@
 use super::*;
+use crate::checkpoint::{self, Slot};
+use crate::meta::Snapshot;
 
 /// A store of several segments, stopped by a kill.
 fn several_segments() -> (TestDisk, u64) {
@@ -224,4 +226,23 @@ fn damage_in_an_index_file_that_others_follow_is_told_and_in_the_last_it_is_inde
             assert_eq!(told, "");
         }
     }
+}
+
+#[test]
+fn what_a_snapshot_covers_is_not_taken_for_a_torn_end() {
+    let mut rig = Rig::new(config());
+    for n in 0..8 {
+        rig.put("T", &body(n, 100));
+        rig.settle();
+    }
+    rig.store.save(b"tables".to_vec());
+    rig.settle();
+    let slot = Slot::newest(&rig.disk.bytes(checkpoint::PATH), rig.store.store_id).unwrap();
+    let snapshot = Snapshot::decode(&rig.disk.bytes("keepmq/meta-00000000000000000001")).unwrap();
+    assert!(slot.durable.max(rig.store.queues.indexed().0) < 600 && snapshot.at > 1200, "only the snapshot knows");
+    rig.disk.rot(FIRST, |bytes| bytes[600] ^= 1);
+    let before = rig.disk.bytes(FIRST);
+    let text = refused(&rig.disk, config());
+    assert!(text.contains(&format!("everything before {} was durable", snapshot.at)), "{text}");
+    assert!(rig.disk.bytes(FIRST) == before, "the messages behind the damaged one are still there");
 }

@@ -139,3 +139,32 @@ fn the_scrub_follows_where_retention_has_let_the_log_begin() {
     let (told, _) = round(&mut rig);
     assert_eq!((told, rig.store.state().scrub.last.damaged), (vec![], 0));
 }
+
+#[test]
+fn good_messages_before_a_damaged_one_are_served_and_whoever_reaches_it_is_told() {
+    let (rig, appended) = filled(&scrubbing(50_000));
+    let bad = appended[30].at.0 as usize;
+    rig.disk.rot(FIRST, |bytes| bytes[bad + 300] ^= 1);
+    rig.store.files.forget_chunks();
+    for messages in [3, 20, 64] {
+        let limits = Limits { messages, bytes: 1 << 20, scanned: 800 };
+        let pull = |from| match rig.store.select("T", 0, QueueOffset(from), &TagFilter::all(), limits) {
+            Selection::Read(plan) => rig.store.reader().serve(&plan).map(|served| match served {
+                Served::Records { bytes, count, next, .. } => {
+                    let good = bytes.iter().map(Bytes::len).sum::<usize>() > 0;
+                    (good, u64::from(count), next.0)
+                }
+                other => panic!("{other:?}"),
+            }),
+            other @ Selection::Nothing { .. } => panic!("{other:?}"),
+        };
+        let mut from = 0;
+        while from < 30 {
+            let (good, count, next) = pull(from).unwrap();
+            assert!(good && count == next - from && next <= 30, "{messages}: {from} to {next}");
+            from = next;
+        }
+        assert!(matches!(pull(30), Err(ReadError::Damaged { at, .. }) if at == bad as u64), "{messages}");
+        assert!(pull(31).is_ok());
+    }
+}
