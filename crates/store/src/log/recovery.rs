@@ -423,12 +423,13 @@ fn check_segments<D: Disk>(
             }
             return Err(damaged(&path, format!("the file has {len} bytes, a segment has {size}")));
         }
+        if base % size != 0 {
+            return Err(damaged(&path, format!("its name is no multiple of a segment's {size} bytes")));
+        }
+        // None lies before its place: they are different multiples, in order.
         let expected = bases[0] + index as u64 * size;
         if *base != expected && !planted!("missing-segment-skipped") {
             return Err(hole(expected, base - expected, &format!("the log goes on at {base}")));
-        }
-        if base % size != 0 {
-            return Err(damaged(&path, format!("its name is no multiple of a segment's {size} bytes")));
         }
     }
     Ok(())
