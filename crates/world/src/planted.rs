@@ -9,7 +9,7 @@
 //! | what went wrong elsewhere | planted bug | found by |
 //! |---|---|---|
 //! | a message property switches off the wait for the disk | `wait-false-honoured` | `kept-not-lost` |
-//! | an I/O error leaves the log neither usable nor stopped, and whoever waits hangs | `failed-job-forgotten`, `waiters-left-behind` | `fence`, `liveness` |
+//! | an I/O error leaves the log neither usable nor stopped, and whoever waits hangs | `failed-job-forgotten`, `waiters-left-behind` | `liveness`, `fence` |
 //! | two messages of a queue get one offset | `offset-given-twice` | `order` |
 //! | what is answered lies in the memory of the process | `ack-from-memory` | `kept-not-lost` |
 //! | a request is refused that is carried out all the same | `refusal-after-append`, `unknown-answered-as-refusal` | `ledger`, `fence` |
@@ -18,17 +18,17 @@
 //! | the error of a sync is swallowed, and the mark moves on | `sync-error-ignored`, `ack-before-flush` | `fence`, `kept-not-lost` |
 //! | a sync is tried again, and succeeds because the pages pass for clean | `second-sync-believed`, `lanes-fail-apart` | `fence` |
 //! | consumers see what a power cut takes back | `unflushed-visible` | `visible` |
-//! | a new file is there, its name is not | `directory-not-synced` | `open` |
+//! | a new file is there, its name is not | `directory-not-synced` | `kept-not-lost` |
 //! | a checkpoint, or an index, is ahead of what it speaks of | `checkpoint-ahead`, `index-ahead-of-log` | `open` |
 //! | a file replaces the old one before its content is durable | `snapshot-not-synced` | `open` |
 //! | the first unreadable record ends the log, and what stands behind it is removed | `first-bad-record-ends-log` | `kept-not-lost` |
 //! | messages are in the log and in no queue | `rebuild-begins-too-late` | `offset-reused` |
 //! | an empty folder in the log's place is taken for a new store | `missing-log-starts-empty` | `missing` |
-//! | a file is missing in the middle, and readers skip it | `missing-segment-skipped`, `damaged-record-skipped` | `missing`, `order` |
+//! | a file is missing in the middle, and readers skip it | `missing-segment-skipped`, `damaged-record-skipped` | `missing`, `read` |
 //! | a queue does not learn that its first messages were removed | `queue-minimum-stays`, `offsets-restart-after-retention` | `read`, `offset-reused` |
-//! | a clock that is set decides about locks, times and order | `stamps-follow-the-clock`, `lock-by-wall-clock` | `stamps`, `one-owner` |
+//! | a clock that is set decides about locks, times and order | `stamps-follow-the-clock`, `lock-by-wall-clock` | `stamps`, `lock-stuck` |
 //! | bytes that have gone bad are served | `damaged-bytes-served` | `bad-bytes` |
-//! | a record or a batch that a power cut tore counts | `torn-record-accepted`, `torn-tail-kept`, `batch-cut-in-the-middle` | `open`, `erased`, `batch-whole` |
+//! | a record or a batch that a power cut tore counts | `torn-record-accepted`, `torn-tail-kept`, `batch-cut-in-the-middle` | `log-is-prefix`, `erased`, `batch-whole` |
 //! | a broker whose disk has failed stays in the routes | `failed-broker-stays-registered` | `fence` |
 //! | a consumer's offset is confirmed, and gone after a crash | `commit-answered-early` | `offset-kept` |
 
