@@ -10,7 +10,8 @@ use keepmq_protocol::body::{SubscriptionGroup, TagFilter, TopicConfig};
 use keepmq_protocol::record::{Draft, Found, Place, crc, decode};
 use keepmq_protocol::{LogOffset, META_TOPIC, QueueOffset};
 use keepmq_store::{
-    Flush, Limits, MetaRecord, OffsetCommit, OpenError, QueueEnd, ReadPlan, Recovered, Selection, Store, StoreConfig,
+    Flush, Limits, MetaRecord, OffsetCommit, OpenError, QueueEnd, ReadPlan, Recovered, RetentionRules, Scrubbing,
+    Selection, Store, StoreConfig,
 };
 use keepmq_world::{Mono, Now, Timestamp};
 use std::path::{Path, PathBuf};
@@ -36,7 +37,9 @@ fn config(adopt: bool) -> StoreConfig {
         zero_ahead: 16 << 10,
         checkpoint_interval: Duration::from_secs(1),
         snapshot_bytes: 4 << 10,
-        keep: Duration::from_secs(3600),
+        retention: RetentionRules::keeping(Duration::from_secs(3600)),
+        scrubbing: Scrubbing { bytes_per_second: 1 << 20, interval: Duration::from_secs(600) },
+        place: "fuzz".into(),
         store_host: ([127, 0, 0, 1], 10911).into(),
         adopt,
         accept_loss: None,
@@ -117,7 +120,7 @@ fn use_it(disk: &MemoryDisk, store: &mut Store<MemoryDisk>, recovered: &Recovere
     };
     let appended = store.append(&draft, now(2)).map(|appended| appended.end);
     let worked = settle(store, now(2)).is_ok();
-    store.close(recovered.tables.clone(), Vec::new());
+    store.close(recovered.tables.clone(), Vec::new(), now(2));
     // A block that was damaged may stop it on the way. Then it is damaged the next time, too.
     if !worked || settle(store, now(3)).is_err() || replayed.is_err() {
         return;
