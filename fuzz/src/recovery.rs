@@ -233,7 +233,7 @@ fn written(rounds: u64, bytes: usize) -> (Content, Content) {
         settle(&mut store, at).expect("memory does not fail");
     }
     let killed = disk.content();
-    store.close(b"tables".to_vec(), Vec::new());
+    store.close(b"tables".to_vec(), Vec::new(), now(1));
     settle(&mut store, now(rounds + 5)).expect("memory does not fail");
     assert!(store.is_closed());
     (killed, disk.content())
