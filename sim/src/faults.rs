@@ -161,6 +161,11 @@ impl Scenario {
             scenario.segment_bytes = 64 * 1024;
             scenario.body = 6_000;
         }
+        if budget.full > 0 {
+            // A segment is filled while there is no space for the next one.
+            scenario.segment_bytes = 64 * 1024;
+            scenario.body = 6_000;
+        }
         match chance.below(9) {
             0..=2 => scenario.gather(chance),
             3 => scenario.flood(chance),
@@ -259,7 +264,7 @@ impl Scenario {
             add(Chaos::Slow(*chance.pick(&brokers), long));
         }
         for _ in 0..budget.full {
-            let long = MILLI * (100 + chance.below(5_000));
+            let long = MILLI * (500 + chance.below(6_000));
             add(Chaos::Full(*chance.pick(&brokers), long));
         }
         for _ in 0..budget.broken {
