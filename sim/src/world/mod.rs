@@ -622,7 +622,7 @@ impl World {
     /// What was processed is committed, where the brokers keep it.
     fn check_offsets(&mut self) {
         let truth = std::mem::replace(&mut self.truth, Truth::new(&[], 0));
-        for Progress { group, queue, done, whole, lowered } in truth.progress() {
+        for Progress { group, queue, done, whole, lowered, behind } in truth.progress() {
             let request = Request::QueryOffset(QueryOffset {
                 group: group.into(),
                 topic: queue.topic.as_str().to_owned().into(),
@@ -632,9 +632,10 @@ impl World {
             let response = self.ask(self.broker_of(queue), &request);
             let found = response.as_ref().and_then(|response| response.field::<i64>("offset").ok());
             let fits = found.is_some_and(|found| if whole { found == done as i64 } else { found >= done as i64 });
+            let short = behind && found.is_some_and(|found| found < done as i64);
             if fits {
                 self.stage.happened(Rare::CommitSettled);
-            } else if done > 0 && !lowered {
+            } else if done > 0 && !lowered && !short {
                 self.stage.blame(
                     "committed",
                     format!(

@@ -119,6 +119,8 @@ pub(crate) struct Progress<'t> {
     pub(crate) whole: bool,
     /// The offset at the broker may be an older one.
     pub(crate) lowered: bool,
+    /// Who has taken the queue over was not given everything again that others had processed before.
+    pub(crate) behind: bool,
 }
 
 /// The body of a message.
@@ -494,8 +496,10 @@ impl Truth {
         self.groups.iter().filter(|group| group.plan.shared).flat_map(|group| {
             let whole = group.plan.tag.is_none();
             group.lanes.iter().map(move |(queue, lane)| {
-                let Lane { done, lowered_at, .. } = lane;
-                Progress { group: group.plan.name, queue, done: *done, whole, lowered: lowered_at.is_some() }
+                let Lane { done, lowered_at, moved_at, .. } = lane;
+                let since = lane.handed.iter().filter(|(_, (_, at))| at >= moved_at).map(|(offset, _)| offset + 1);
+                let behind = since.max().is_none_or(|reached| reached < *done);
+                Progress { group: group.plan.name, queue, done: *done, whole, lowered: lowered_at.is_some(), behind }
             })
         })
     }
