@@ -249,7 +249,7 @@ const OF_STATES: [&str; 8] = [
     "recovery-trusts-names",
 ];
 /// Planted bugs that damage at rest must show.
-const OF_ROT: [&str; 1] = ["damaged-snapshot-believed"];
+const OF_ROT: [&str; 3] = ["damaged-snapshot-believed", "damaged-bytes-served", "damaged-record-skipped"];
 /// Those of them that the simulated world meets too seldom.
 const ELSEWHERE: [&str; 1] = ["damaged-snapshot-believed"];
 

@@ -132,7 +132,13 @@ impl<D: Disk> Ground<D> {
                     todo: "Give the folder that storePathRootDir names".to_owned(),
                 });
             }
-            None => None,
+            None => {
+                if let Some(name) = crate::log::own_file(&own) {
+                    let what = format!("the file is missing, but {OWN_DIR}/{} is there", name.display());
+                    wrong.push((identity::PATH.to_owned(), what));
+                }
+                None
+            }
             Some(Ok(identity)) => Some(identity),
             Some(Err(what)) => {
                 wrong.push((identity::PATH.to_owned(), what));

@@ -115,7 +115,7 @@ fn the_help_has_the_verbs_that_there_are() {
         .skip(1)
         .map_while(|line| line.split_whitespace().next())
         .collect();
-    let client = ["tour", "send", "consume", "topic", "group", "bench", "prove"];
+    let client = ["tour", "send", "consume", "topic", "group", "bench", "store", "prove"];
     assert_eq!(verbs, [&["dev", "nameserver", "broker"][..], &client].concat());
     for verb in client {
         let (code, help, _) = ended(&[verb, "--help"]);

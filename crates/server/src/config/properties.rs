@@ -64,9 +64,10 @@ pub fn edit(bytes: &[u8], changes: &[(&str, &str)]) -> Result<Vec<u8>, BadEscape
                 found = Some(logical);
             }
         }
-        if let Some(Logical { range, .. }) = found {
+        if let Some(Logical { range, open, .. }) = found {
             let old = &text[range.clone()];
-            let new = if old.contains(['\n', '\r']) {
+            // Of several lines, or with a backslash behind which nothing follows: that would escape what is put there.
+            let new = if old.contains(['\n', '\r']) || *open {
                 format!("{key}={value}")
             } else {
                 let (name, rest) = split(old);

@@ -12,7 +12,9 @@ mod walk;
 pub(crate) use ages::{Ages, PATH as AGES, SAVED_EVERY};
 pub(crate) use commit_log::{Batch, CommitLog, Purpose, Reserved, Short};
 pub(crate) use rebuild::{apply, batch_count, in_a_queue};
-pub(crate) use recovery::{OWN_FILE_MAX, Restored, join_tables, numbered, restore, segments_of, snapshot_path};
+pub(crate) use recovery::{
+    OWN_FILE_MAX, Restored, join_tables, numbered, own_file, restore, segments_of, snapshot_path,
+};
 pub use retention::Need;
 pub(crate) use retention::{Retention, SegmentAge, Situation, Space, UNWRITTEN, choose, spare};
 pub(crate) use scan::Scan;

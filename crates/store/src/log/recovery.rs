@@ -278,6 +278,15 @@ pub(crate) fn snapshot_path(generation: u64) -> PathBuf {
     PathBuf::from(format!("{OWN_DIR}/meta-{generation:020}"))
 }
 
+/// A file that only a store of ours has, and that none has before its identity.
+pub(crate) fn own_file(own: &[PathBuf]) -> Option<&PathBuf> {
+    let is_ours = |name: &PathBuf| {
+        let name = name.to_string_lossy();
+        name == "checkpoint" || name.starts_with("meta-") || name.starts_with("queues-")
+    };
+    own.iter().find(|name| is_ours(name) && name.extension().is_none())
+}
+
 /// Reads the store's identity, or makes it when nothing is there yet.
 fn whose<D: Disk>(
     files: &Files<D>,
@@ -304,11 +313,7 @@ fn whose<D: Disk>(
         }
         return Ok(identity);
     }
-    let is_ours = |name: &PathBuf| {
-        let name = name.to_string_lossy();
-        name == "checkpoint" || name.starts_with("meta-") || name.starts_with("queues-")
-    };
-    if let Some(name) = own.iter().find(|name| is_ours(name) && name.extension().is_none()) {
+    if let Some(name) = own_file(own) {
         return Err(damaged(path, format!("the file is missing, but {OWN_DIR}/{} is there", name.display())));
     }
     if !bases.is_empty() && !config.adopt {
