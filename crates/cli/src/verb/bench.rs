@@ -17,6 +17,7 @@ use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, sleep_until, timeout};
 
 /// Where the messages go.
@@ -211,27 +212,56 @@ struct Lane {
 
 impl Lane {
     async fn run(self) {
-        let Self { producer, message, seen, interrupt, from, until, pace } = self;
-        let mut nth = 0u32;
-        loop {
-            // At a rate: from when it was due, whether or not the one before it has ended. A broker that stands still for a
-            // second is then slow for all messages of that second, and not for one.
-            let due = match &pace {
-                Some(Pace { every, first }) => {
-                    let due = *first + *every * nth;
-                    sleep_until(due.into()).await;
-                    due
-                }
-                None => Instant::now(),
-            };
-            if due >= until || interrupt.is_asked() {
+        if let Some(Pace { every, first }) = self.pace {
+            return self.at_a_rate(every, first).await;
+        }
+        let mut lane = self;
+        while lane.goes_on(Instant::now()) {
+            let (end, ended) = oneshot::channel();
+            lane.one_after_the_other(end);
+            // A lane that the producer has dropped has ended, too.
+            let Ok(back) = ended.await else { return };
+            lane = back;
+        }
+    }
+
+    /// Each send counts from when it was due, whether or not the one before it has ended: a broker that stands still for a
+    /// second is slow for all messages of that second, and not for one.
+    async fn at_a_rate(self, every: Duration, first: Instant) {
+        for nth in 0.. {
+            let due = first + every * nth;
+            sleep_until(due.into()).await;
+            if !self.goes_on(due) {
                 return;
             }
-            let outcome = producer.send(message.clone()).await;
-            if due >= from {
-                seen.ended(due, &outcome.map(drop));
+            let outcome = self.producer.send(self.message.clone()).await;
+            self.count(due, &outcome.map(drop));
+        }
+    }
+
+    /// The end of one send starts the next, on the producer's own thread, until one fails or it is time.
+    fn one_after_the_other(self, end: oneshot::Sender<Self>) {
+        let began = Instant::now();
+        let (producer, message) = (self.producer.clone(), self.message.clone());
+        producer.send_async(message, move |outcome| {
+            let failed = outcome.is_err();
+            self.count(began, &outcome.map(drop));
+            // One that has failed at once would begin the next within itself, and so on.
+            if failed || !self.goes_on(Instant::now()) {
+                // Whoever waits for it may be gone.
+                return drop(end.send(self));
             }
-            nth += 1;
+            self.one_after_the_other(end);
+        });
+    }
+
+    fn goes_on(&self, now: Instant) -> bool {
+        now < self.until && !self.interrupt.is_asked()
+    }
+
+    fn count(&self, began: Instant, outcome: &Result<(), SendError>) {
+        if began >= self.from {
+            self.seen.ended(began, outcome);
         }
     }
 }
