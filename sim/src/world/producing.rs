@@ -349,23 +349,22 @@ impl Producing {
         // As long as brokers may take to register with one that has just started.
         let learns = 2 * MILLI * plan.servers.register_every_ms + 3 * SECOND;
         let ignorant = truth.names_since.iter().filter(|since| **since + learns > now).count();
-        match outcome {
-            Ok(queues) => {
-                if ignorant > 0 && plan.names_only && now > 9 * SECOND {
-                    lent.stage.happened(Rare::RouteKept);
-                }
-                self.known.insert(topic, queues);
+        let known = self.known.get(&topic).is_some_and(|known| !known.is_empty());
+        let must = known && plan.names_only && self.closing.is_none() && ignorant * 2 <= truth.names_since.len();
+        let given_up = match &outcome {
+            Ok(queues) if queues.is_empty() => Some("a send would create it".to_owned()),
+            Ok(_) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(why) = given_up.filter(|_| must) {
+            let node = self.machine.node;
+            lent.stage.blame("route-kept", format!("{node:?} knew the route of {topic}, and has given it up: {why}"));
+        }
+        if let Ok(queues) = outcome {
+            if ignorant > 0 && plan.names_only && now > 9 * SECOND {
+                lent.stage.happened(Rare::RouteKept);
             }
-            Err(error) => {
-                let known = self.known.get(&topic).is_some_and(|known| !known.is_empty());
-                if known && plan.names_only && self.closing.is_none() && ignorant * 2 <= truth.names_since.len() {
-                    let node = self.machine.node;
-                    lent.stage.blame(
-                        "route-kept",
-                        format!("{node:?} knew the route of {topic}, and has given it up: {error}"),
-                    );
-                }
-            }
+            self.known.insert(topic, queues);
         }
     }
 
