@@ -258,12 +258,23 @@ impl Client {
         &mut self,
         topic: &str,
         queue: i32,
-        mut each: impl FnMut(Vec<Message>) -> Result<()>,
+        each: impl FnMut(Vec<Message>) -> Result<()>,
     ) -> Result<()> {
         if self.pull(topic, queue, 0)?.code == ResponseCode::TopicNotExist as i32 {
             return Ok(());
         }
-        let mut at = self.min_offset(topic, queue)?;
+        let min = self.min_offset(topic, queue)?;
+        self.read_from(topic, queue, min, each)
+    }
+
+    /// As [`Client::read_through`], from an offset on.
+    pub fn read_from(
+        &mut self,
+        topic: &str,
+        queue: i32,
+        mut at: i64,
+        mut each: impl FnMut(Vec<Message>) -> Result<()>,
+    ) -> Result<()> {
         loop {
             let pulled = self.pull(topic, queue, at)?;
             match pulled.code {

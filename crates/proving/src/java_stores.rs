@@ -90,6 +90,8 @@ impl Story<'_> {
         // Whoever looks too early finds less: Java's broker moves messages into queues behind their answer.
         let filled = content(java.broker, |content| content.messages() == TOPICS.len() * MESSAGES)?;
         expire(java.broker).context("retention")?;
+        content(java.broker, |content| content.queues[&("Gone".to_owned(), 0)].2.is_empty())?;
+        settled(&store.join("commitlog"))?;
         let kept = content(java.broker, |content| content.queues[&("Gone".to_owned(), 0)].2.is_empty())?;
         ensure!(kept.offsets == filled.offsets && kept.messages() > 0, "retention has taken too much");
         refused(&scene, &["--adopt"], 7, "in use").context("while Java's broker runs")?;
@@ -251,9 +253,13 @@ fn read(broker: SocketAddr) -> Result<Content> {
     let mut content = Content::default();
     for (topic, queues) in TOPICS {
         for queue in 0..queues {
-            let messages = client.read_queue(topic, queue)?;
-            let bounds = (client.min_offset(topic, queue)?, client.max_offset(topic, queue)?);
-            content.queues.insert((topic.to_owned(), queue), (bounds.0, bounds.1, messages));
+            let (min, max) = (first(&mut client, topic, queue)?, client.max_offset(topic, queue)?);
+            let mut messages = Vec::new();
+            client.read_from(topic, queue, min, |found| {
+                messages.extend(found);
+                Ok(())
+            })?;
+            content.queues.insert((topic.to_owned(), queue), (min, max, messages));
             for group in GROUPS {
                 let offset = client.committed(group, topic, queue)?;
                 content.offsets.insert((group.to_owned(), topic.to_owned(), queue), offset);
@@ -261,6 +267,35 @@ fn read(broker: SocketAddr) -> Result<Content> {
         }
     }
     Ok(content)
+}
+
+/// Waits until no segment has gone for longer than RocketMQ rests between two looks for old ones (10 s).
+fn settled(folder: &Path) -> Result<()> {
+    let count = || Ok::<_, anyhow::Error>(fs::read_dir(folder).context("there is no commit log")?.count());
+    let (mut known, mut since) = (count()?, Instant::now());
+    let end = Instant::now() + PATIENCE;
+    while since.elapsed() < Duration::from_secs(12) {
+        ensure!(Instant::now() < end, "RocketMQ still removes segments after {PATIENCE:?}: {known} are left");
+        std::thread::sleep(Duration::from_millis(100));
+        let now = count()?;
+        if now != known {
+            (known, since) = (now, Instant::now());
+        }
+    }
+    Ok(())
+}
+
+/// The lowest offset that can be read. RocketMQ may name lower ones, whose records its retention has removed: it corrects that
+/// late, and answers pulls there with "removing" for minutes.
+fn first(client: &mut Client, topic: &str, queue: i32) -> Result<i64> {
+    let mut at = client.min_offset(topic, queue)?;
+    loop {
+        let pulled = client.pull(topic, queue, at)?;
+        if pulled.remark.as_deref() != Some("MESSAGE_WAS_REMOVING") {
+            return Ok(at);
+        }
+        at += 1;
+    }
 }
 
 /// Says where two differ, not all of both.
